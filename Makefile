@@ -1,0 +1,53 @@
+# make demo    try the bot in a local page: no GPU, no accounts     (ONCE='/joke topic:cats' for the terminal)
+# make test    lint, types and all tests
+# make run     start the bot on Discord, configured by .env
+# make bench   what the path through the bot costs, against a bare model.generate
+# make pictures  the README's picture, taken anew
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test run bench pictures lint clean
+.DEFAULT_GOAL := demo
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Punchline needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	@touch $@
+
+demo: $(READY)
+ifdef ONCE
+	@$(BIN)/python -m bot demo --once "$$ONCE"
+else
+	@$(BIN)/python -m bot demo
+endif
+export ONCE
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m bot pull smol
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+run: $(READY)
+	@$(BIN)/python -m bot run
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.overhead
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage
+
+pictures: $(READY)
+	$(BIN)/python -m tests.pictures

@@ -1,0 +1,212 @@
+"""A stand-in for Discord, in a process of its own: its HTTP side, with a latency, and its gateway.
+
+Real discord.py talks to it over HTTP and a WebSocket: what is needed to log in, to be ready, to register commands, to
+get a command and to reply. It notes when each message and edit arrived, on the system's monotonic
+clock, which other processes of the same machine read too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import discord.http
+import yarl
+from aiohttp import web
+from discord.gateway import DiscordWebSocket
+
+APPLICATION_ID = "100"
+CHANNEL_ID = "300"
+GUILD_ID = "400"
+_BOT = {"id": APPLICATION_ID, "username": "Punchline", "discriminator": "0", "avatar": None, "bot": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A message or an edit that reached Discord: when, for which interaction, saying what."""
+
+    at_s: float
+    token: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class StandIn:
+    """A running stand-in."""
+
+    _pipe: Connection
+
+    def dispatch(self, payload: dict[str, Any]) -> None:
+        """Send an interaction through the gateway, to whoever is connected."""
+        self._pipe.send(payload)
+
+    def arrivals(self) -> list[Arrival]:
+        """What arrived since the last call."""
+        self._pipe.send("arrivals")
+        return [Arrival(*fields) for fields in self._pipe.recv()]
+
+
+@contextmanager
+def running(latency_s: float = 0.05, *, refuse_token: bool = False) -> Iterator[StandIn]:
+    """Run the stand-in while the block runs; discord.py is pointed at it."""
+    spawn = multiprocessing.get_context("spawn")
+    ours, theirs = spawn.Pipe()
+    process = spawn.Process(target=_serve, args=(theirs, latency_s, refuse_token), daemon=True)
+    process.start()
+    before = discord.http.Route.BASE, DiscordWebSocket.DEFAULT_GATEWAY
+    try:
+        address = ours.recv()
+        discord.http.Route.BASE = f"http://{address}"
+        DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(f"ws://{address}/gateway")
+        yield StandIn(ours)
+    finally:
+        discord.http.Route.BASE, DiscordWebSocket.DEFAULT_GATEWAY = before
+        process.terminate()
+        process.join()
+
+
+def command_payload(number: int, name: str, **options: str) -> dict[str, Any]:
+    """The gateway's INTERACTION_CREATE for a slash command in a server."""
+    user = {"id": str(500 + number), "username": f"user{number}", "discriminator": "0", "avatar": None}
+    member = {
+        "user": user,
+        "roles": [],
+        "joined_at": "2026-01-01T00:00:00+00:00",
+        "permissions": "0",
+        "flags": 0,
+    }
+    return {
+        "id": str(10_000 + number),
+        "application_id": APPLICATION_ID,
+        "type": 2,
+        "token": f"token{number}",
+        "version": 1,
+        "guild_id": GUILD_ID,
+        "channel_id": CHANNEL_ID,
+        "channel": {"id": CHANNEL_ID, "type": 0, "guild_id": GUILD_ID, "name": "jokes", "position": 0},
+        "member": member | {"deaf": False, "mute": False},
+        "locale": "en-US",
+        "app_permissions": "0",
+        "entitlements": [],
+        "authorizing_integration_owners": {},
+        "context": 0,
+        "attachment_size_limit": 10 * 2**20,
+        "data": {
+            "id": "900",
+            "name": name,
+            "type": 1,
+            "options": [{"name": key, "type": 3, "value": value} for key, value in options.items()],
+        },
+    }
+
+
+def _serve(pipe: Connection, latency_s: float, refuse_token: bool) -> None:
+    asyncio.run(_Server(pipe, latency_s, refuse_token).serve())
+
+
+class _Server:
+    def __init__(self, pipe: Connection, latency_s: float, refuse_token: bool) -> None:
+        self._me_status = 401 if refuse_token else 200
+        self._sockets: list[web.WebSocketResponse] = []
+        self._pipe = pipe
+        self._latency_s = latency_s
+        self._arrivals: list[tuple[float, str, str]] = []
+        self._ids = itertools.count(20_000)
+
+    async def serve(self) -> None:
+        app = web.Application()
+        app.router.add_get("/users/@me", self._answer(_BOT, self._me_status))
+        about: dict[str, Any] = {
+            "id": APPLICATION_ID,
+            "name": "Punchline",
+            "icon": None,
+            "description": "",
+            "bot_public": True,
+        }
+        about |= {"bot_require_code_grant": False, "verify_key": "", "flags": 0, "team": None, "owner": _BOT}
+        app.router.add_get("/oauth2/applications/@me", self._answer(about))
+        app.router.add_put("/applications/{application}/commands", self._answer([]))
+        app.router.add_post("/interactions/{id}/{token}/callback", self._callback)
+        app.router.add_patch("/webhooks/{application}/{token}/messages/{message}", self._message)
+        app.router.add_post("/webhooks/{application}/{token}", self._message)
+        app.router.add_get("/gateway", self._gateway)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        port = runner.addresses[0][1]
+        self._pipe.send(f"127.0.0.1:{port}")
+        while asked := await asyncio.to_thread(self._pipe.recv):
+            if asked == "arrivals":
+                self._pipe.send(self._arrivals)
+                self._arrivals = []
+            else:
+                for socket in self._sockets:
+                    await socket.send_json({"op": 0, "s": 2, "t": "INTERACTION_CREATE", "d": asked})
+
+    async def _gateway(self, request: web.Request) -> web.WebSocketResponse:
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        await socket.send_json({"op": 10, "d": {"heartbeat_interval": 40_000}})
+        async for message in socket:
+            match json.loads(message.data)["op"]:
+                case 1:
+                    await socket.send_json({"op": 11})
+                case 2:
+                    about = {"v": 10, "user": _BOT, "guilds": [], "session_id": "s", "shard": [0, 1]}
+                    about |= {"resume_gateway_url": "", "application": {"id": APPLICATION_ID, "flags": 0}}
+                    await socket.send_json({"op": 0, "s": 1, "t": "READY", "d": about})
+                    self._sockets.append(socket)
+        return socket
+
+    def _answer(self, body: Any, status: int = 200) -> Any:
+        async def handler(_: web.Request) -> web.Response:
+            await asyncio.sleep(self._latency_s)
+            return _json(body, status)
+
+        return handler
+
+    async def _callback(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(self._latency_s)
+        about = {"id": request.match_info["id"], "type": 2, "response_message_loading": True}
+        message = self._payload("")
+        interaction = about | {"response_message_id": message["id"]}
+        return _json({"interaction": interaction, "resource": {"type": 5, "message": message}})
+
+    async def _message(self, request: web.Request) -> web.Response:
+        content = (await request.json()).get("content") or ""
+        self._arrivals.append((time.monotonic(), request.match_info["token"], content))
+        await asyncio.sleep(self._latency_s)
+        return _json(self._payload(content))
+
+    def _payload(self, content: str) -> dict[str, Any]:
+        empty: dict[str, Any] = {"embeds": [], "attachments": [], "mentions": [], "mention_roles": []}
+        return empty | {
+            "id": str(next(self._ids)),
+            "channel_id": CHANNEL_ID,
+            "author": _BOT,
+            "content": content,
+            "timestamp": "2026-01-01T00:00:00+00:00",
+            "edited_timestamp": None,
+            "tts": False,
+            "mention_everyone": False,
+            "pinned": False,
+            "type": 20,
+            "components": [],
+            "flags": 0,
+        }
+
+
+def _json(body: Any, status: int = 200) -> web.Response:
+    """JSON without a charset in its type, which is how Discord sends it and discord.py knows it."""
+    return web.Response(
+        status=status, body=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+    )

@@ -1,0 +1,208 @@
+"""What the whole path costs: a bare `model.generate` against the same tokens through the bot.
+
+    python -m benchmarks.overhead [--tokens 128] [--rounds 7] [--latency 0.05]
+
+Both sides run in this process, by turns, with the same model object, thread, prompt, sampling and seeds. The
+bot's side is everything: a slash command as Discord's gateway sends it, real discord.py, the queue, the
+executor, streaming, and edits over HTTP to a stand-in for Discord in a process of its own. Prints tokens/s of
+both and their ratio, when the first words and the end were seen by Discord, and the event loop's lag.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks import discord_standin
+from bot.app import open_engine, open_services
+from bot.client import PunchlineBot
+from bot.inference.catalog import SamplingParams
+from bot.inference.engine import Finished, GenerationRequest
+from bot.inference.local import LocalEngine
+from bot.inference.queue import Generation
+from bot.replies.live import LiveReply
+from bot.services import Services
+from bot.settings import load_settings
+
+_LAG_PERIOD_S = 0.005
+
+
+class LagMeter:
+    """How late the event loop runs a task that wants to run every 5 ms."""
+
+    def __init__(self) -> None:
+        self.lags_s: list[float] = []
+
+    async def run(self) -> None:
+        """Measure until cancelled."""
+        while True:
+            due_s = time.monotonic() + _LAG_PERIOD_S
+            await asyncio.sleep(_LAG_PERIOD_S)
+            self.lags_s.append(time.monotonic() - due_s)
+
+
+class MeasuredReply(LiveReply):
+    """Hands over how each reply ended, once its end is shown."""
+
+    ended: asyncio.Queue[Finished] = asyncio.Queue()
+
+    async def follow(self, generation: Generation) -> Finished:
+        """Follow as usual."""
+        finished = await super().follow(generation)
+        self.ended.put_nowait(finished)
+        return finished
+
+
+def bare(engine: LocalEngine, request: GenerationRequest) -> float:
+    """Seconds of `model.generate` alone, for the same request; runs on the engine's thread."""
+    import torch
+
+    loaded = engine._resident
+    assert loaded is not None
+    params = request.params
+    prompt = torch.tensor([loaded.encode(request.messages)])
+    torch.manual_seed(params.seed or 0)
+    model: Any = loaded.model
+    began_s = time.perf_counter()
+    with torch.inference_mode():
+        model.generate(
+            inputs=prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=True,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            top_k=params.top_k,
+            repetition_penalty=params.repetition_penalty,
+            max_new_tokens=params.max_new_tokens,
+            min_new_tokens=params.min_new_tokens,
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=list(loaded.eos_token_ids),
+        )
+    return time.perf_counter() - began_s
+
+
+class Asked:
+    """What one command through the whole bot took."""
+
+    def __init__(
+        self, started_s: float, arrivals: Sequence[discord_standin.Arrival], finished: Finished
+    ) -> None:
+        words = [a for a in arrivals if a.content and not a.content.startswith("-#")]
+        self.first_words_s = words[0].at_s - started_s
+        self.end_s = words[-1].at_s - started_s
+        self.edits = len(arrivals)
+        self.model_s = finished.usage.generation_s
+        self.tokens = finished.usage.completion_tokens
+
+
+async def ask(bot: PunchlineBot, discord_side: discord_standin.StandIn, number: int) -> Asked:
+    """Send one `/joke` through the whole bot and wait for its end."""
+    started_s = time.monotonic()
+    payload = discord_standin.command_payload(number, "joke", topic="databases", model="smol")
+    bot._connection.parse_interaction_create(payload)  # type: ignore[arg-type]  # as the gateway would
+    finished = await MeasuredReply.ended.get()
+    return Asked(started_s, discord_side.arrivals(), finished)
+
+
+async def compare(tokens: int, rounds: int, latency_s: float) -> None:
+    """Run both sides by turns and print what came out."""
+    settings = load_settings(None, data_dir=Path(tempfile.mkdtemp()), max_new_tokens=tokens)
+    fixed = {"max_new_tokens": tokens, "min_new_tokens": tokens, "seed": 1}
+    with discord_standin.running(latency_s) as discord_side:
+        async with (
+            open_engine(settings) as engine,
+            open_services(settings, engine, partial(MeasuredReply, edit_interval_s=1.0)) as services,
+        ):
+            assert isinstance(engine, LocalEngine)
+            spec = services.catalog["smol"]
+            spec = spec.model_copy(update={"sampling": spec.sampling.model_copy(update=fixed)})
+            services.catalog._specs["smol"] = spec
+            bot = PunchlineBot(services=services, data_dir=settings.data_dir)
+            await bot.login("a.b.c")
+            try:
+                await _measure(bot, engine, services, discord_side, rounds)
+            finally:
+                await bot.close()
+
+
+async def _measure(
+    bot: PunchlineBot,
+    engine: LocalEngine,
+    services: Services,
+    discord_side: discord_standin.StandIn,
+    rounds: int,
+) -> None:
+    loop = asyncio.get_running_loop()
+    await ask(bot, discord_side, 0)  # loads the model
+    request = await _last_request(services)
+    bares: list[float] = []
+    asks: list[Asked] = []
+    lag = LagMeter()
+    for number in range(1, rounds + 1):
+        bares.append(await loop.run_in_executor(engine._thread, bare, engine, request))
+        asks.append(await ask(bot, discord_side, number))
+    for number in range(rounds + 1, 2 * rounds + 1):
+        # In rounds of their own: the meter wakes the loop 200 times a second, which costs the model something.
+        meter = asyncio.create_task(lag.run())
+        await ask(bot, discord_side, number)
+        meter.cancel()
+    _report(request.params, bares, asks, lag.lags_s)
+
+
+async def _last_request(services: Services) -> GenerationRequest:
+    from bot.chat.prompt import joke_messages
+
+    messages = joke_messages(topic="databases", audience=services.default_audience)
+    return GenerationRequest(services.catalog["smol"], messages, services.catalog["smol"].sampling)
+
+
+def _report(params: SamplingParams, bares: list[float], asks: list[Asked], lags_s: list[float]) -> None:
+    tokens = params.max_new_tokens
+    assert all(asked.tokens == tokens for asked in asks)
+    bare_rate = tokens / statistics.median(bares)
+    bot_rate = tokens / statistics.median(asked.model_s for asked in asks)
+    whole_rate = tokens / statistics.median(asked.end_s for asked in asks)
+    pairs = [b / asked.model_s for b, asked in zip(bares, asks, strict=True)]
+    lags = sorted(lags_s)
+    print(f"{len(asks)} rounds of {tokens} tokens, smol in NF4, {os.cpu_count()} cores")
+    print(f"bare model.generate        {bare_rate:6.1f} tokens/s")
+    print(f"through the whole bot      {bot_rate:6.1f} tokens/s while the model runs")
+    print(f"  from command to the end  {whole_rate:6.1f} tokens/s, Discord's latency included")
+    print(
+        f"ratio of the medians       {bot_rate / bare_rate:6.3f}   of pairs {min(pairs):.3f} to {max(pairs):.3f}"
+    )
+    print(
+        f"first words seen after     {statistics.median(a.first_words_s for a in asks):6.2f} s (worst "
+        f"{max(a.first_words_s for a in asks):.2f} s)"
+    )
+    print(f"edits a reply              {statistics.median(a.edits for a in asks):6.1f}")
+    print(
+        f"event loop lag             worst {1000 * lags[-1]:.1f} ms, 99 % under "
+        f"{1000 * lags[int(0.99 * len(lags))]:.1f} ms ({len(lags)} samples)"
+    )
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--latency", type=float, default=0.05, metavar="S", help="of the stand-in for Discord"
+    )
+    args = parser.parse_args()
+    asyncio.run(compare(args.tokens, args.rounds, args.latency))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,3 @@
+"""Punchline: a Discord bot that runs open-weight language models itself."""
+
+__version__ = "0.1.0"

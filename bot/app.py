@@ -1,0 +1,120 @@
+"""The composition root: opens the parts in order, and closes them in the other."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import aiohttp
+import discord
+
+from bot.client import PunchlineBot
+from bot.errors import BotError, SettingsError
+from bot.inference.catalog import load_catalog
+from bot.inference.engine import Engine
+from bot.inference.loader import ModelLoader
+from bot.inference.local import LocalEngine
+from bot.inference.queue import InferenceQueue
+from bot.ops.logs import configure_logging
+from bot.replies.live import LiveReplies, LiveReply
+from bot.services import Services
+from bot.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def model_loader(settings: Settings) -> ModelLoader:
+    """The loader these settings describe."""
+    return ModelLoader(settings.cache_dir, settings.hub_token)
+
+
+@asynccontextmanager
+async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
+    """The engine that runs models in this process, with its slow imports done."""
+    engine = LocalEngine(model_loader(settings))
+    try:
+        await engine.prepare()
+        yield engine
+    finally:
+        await engine.aclose()
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, engine: Engine, live_reply: LiveReplies | None = None
+) -> AsyncIterator[Services]:
+    """What the cogs need, around an engine.
+
+    Raises:
+        CatalogError: the catalogue cannot be used.
+    """
+    catalog = load_catalog(settings.models_file, default=settings.default_model)
+    queue = InferenceQueue(
+        engine,
+        limit=settings.queue_limit,
+        queue_timeout_s=settings.queue_timeout_s,
+        load_timeout_s=settings.load_timeout_s,
+        generation_timeout_s=settings.generation_timeout_s,
+    )
+    async with queue:
+        yield Services(
+            catalog=catalog,
+            inference=queue,
+            live_reply=live_reply or partial(LiveReply, edit_interval_s=settings.edit_interval_s),
+            default_audience=settings.default_audience,
+            max_new_tokens=settings.max_new_tokens,
+        )
+
+
+def run(settings: Settings, *, force_sync: bool = False) -> int:
+    """Run the bot on Discord until it is told to stop; the exit code is 0 then.
+
+    Raises:
+        BotError: it cannot start.
+    """
+    token = settings.required_token()
+    load_catalog(
+        settings.models_file, default=settings.default_model
+    )  # a fault is said before seconds of imports
+    configure_logging(settings.log_level, settings.secrets)
+    asyncio.run(_serve(settings, token, force_sync=force_sync))
+    return 0
+
+
+async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, stop.set)
+    async with open_engine(settings) as engine, open_services(settings, engine) as services:
+        bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=force_sync)
+        async with bot:
+            connection = asyncio.create_task(bot.start(token))
+            stopping = asyncio.create_task(stop.wait())
+            await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            if connection.done():
+                _explain_end(connection)
+            log.info("stopping")
+
+
+def _explain_end(connection: asyncio.Task[None]) -> None:
+    """Turn the reason why the connection ended into a sentence.
+
+    Raises:
+        BotError: always, unless the bot was closed on purpose.
+    """
+    try:
+        connection.result()
+    except discord.LoginFailure:
+        raise SettingsError(
+            "DISCORD_TOKEN was refused by Discord: reset it on the application's Bot page."
+        ) from None
+    except discord.PrivilegedIntentsRequired:
+        raise SettingsError("Discord refused an intent: allow it on the application's Bot page.") from None
+    except (aiohttp.ClientError, discord.GatewayNotFound, OSError) as error:
+        raise BotError(f"Discord cannot be reached ({type(error).__name__}): check the network.") from error

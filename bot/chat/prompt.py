@@ -1,0 +1,60 @@
+"""From a command to a list of messages, and from that to a list a given template accepts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bot.chat.messages import ChatMessage, Role
+
+_COMEDIAN = (
+    "You are a stand-up comedian with impeccable timing, performing for {audience}. "
+    "Reply with one short joke and nothing else."
+)
+_HELPER = "You are a helpful assistant in a chat room. Be clear and brief."
+
+Messages = tuple[ChatMessage, ...]
+
+
+def joke_messages(*, topic: str | None, audience: str) -> Messages:
+    """The messages that ask for a joke, about `topic` if there is one."""
+    question = f"Tell me a joke about {topic}." if topic else "Tell me a joke."
+    return (ChatMessage(Role.SYSTEM, _COMEDIAN.format(audience=audience)), ChatMessage(Role.USER, question))
+
+
+def ask_messages(prompt: str) -> Messages:
+    """The messages that put somebody's question to a model."""
+    return (ChatMessage(Role.SYSTEM, _HELPER), ChatMessage(Role.USER, prompt))
+
+
+def fold_system(messages: Sequence[ChatMessage]) -> Messages:
+    """The same messages for a template that knows no system role.
+
+    What the system messages say goes in front of the first user message, as the authors of Gemma and Mixtral
+    advise; with no user message there, it becomes one.
+    """
+    said = [message.content for message in messages if message.role is Role.SYSTEM]
+    rest = [message for message in messages if message.role is not Role.SYSTEM]
+    if not said:
+        return tuple(rest)
+    first_user = next((i for i, message in enumerate(rest) if message.role is Role.USER), None)
+    if first_user is None:
+        return (ChatMessage(Role.USER, "\n\n".join(said)), *rest)
+    rest[first_user] = ChatMessage(Role.USER, "\n\n".join((*said, rest[first_user].content)))
+    return tuple(rest)
+
+
+def alternate(messages: Sequence[ChatMessage]) -> Messages:
+    """The same messages for a template that insists on user and assistant by turns, the user first.
+
+    Neighbours of one role are joined by a blank line. An assistant that speaks before any user keeps its
+    words, quoted in a user message.
+    """
+    joined: list[ChatMessage] = []
+    for message in messages:
+        spoken_first = message.role is Role.ASSISTANT and all(m.role is Role.SYSTEM for m in joined)
+        if spoken_first:
+            message = ChatMessage(Role.USER, f"Earlier you said: {message.content}")
+        if joined and joined[-1].role is message.role:
+            message = ChatMessage(message.role, f"{joined.pop().content}\n\n{message.content}")
+        joined.append(message)
+    return tuple(joined)

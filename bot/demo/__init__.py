@@ -1,0 +1,33 @@
+"""The bot without Discord: the same bot, cogs and engine, in a simulated Discord in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+
+from bot.errors import UsageError
+from bot.ops.logs import configure_logging
+from bot.settings import Settings
+
+
+def demo(settings: Settings, *, once: str | None, port: int) -> int:
+    """Serve the demo page until it is stopped, or run one command in the terminal.
+
+    Args:
+        settings: as for the real bot; no token is needed.
+        once: a command as it is typed into Discord, or None for the page.
+        port: the page's port on 127.0.0.1; 0 takes a free one.
+
+    Returns:
+        The exit code: 0, or 1 if the one command was not answered.
+
+    Raises:
+        BotError: the demo cannot start.
+    """
+    if importlib.util.find_spec("simcord") is None:
+        raise UsageError("The demo needs its extra packages: run `pip install 'punchline[demo]'`.")
+    from bot.demo.page import serve
+    from bot.demo.terminal import answer_once
+
+    configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.secrets)
+    return asyncio.run(serve(settings, port) if once is None else answer_once(settings, once))

@@ -1,0 +1,99 @@
+"""A simulated Discord with one server, and the real bot in it.
+
+simcord runs discord.py itself against an in-memory Discord. Its time is virtual: what the bot does on Discord
+happens when `Env.advance_time` says so. The model lives in real time, so the queue and the engine are opened
+before the simulation and belong to no command, and a reply announces its waits for the model (`Wait`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import discord
+import simcord
+from simcord.actors import MemberActor
+from simcord.builders import ChannelHandle
+from simcord.env import Env
+
+from bot.app import open_services
+from bot.client import PunchlineBot
+from bot.inference.engine import Engine, Finished
+from bot.inference.queue import Generation
+from bot.replies.live import LiveReply
+from bot.settings import Settings
+
+
+@dataclass
+class World:
+    """The simulated Discord.
+
+    Attributes:
+        env: simcord's environment.
+        bot: the real bot.
+        channel: the text channel it is used in.
+        visitor: the person who uses it.
+        endings: how each reply ended, in order.
+    """
+
+    env: Env
+    bot: PunchlineBot
+    channel: ChannelHandle
+    visitor: MemberActor
+    endings: list[Finished] = field(default_factory=list)
+    _moved_s: float = field(default_factory=time.monotonic)
+
+    async def catch_up(self) -> None:
+        """Bring simulated time level with real time: due edits are made, and the bot reacts to the model."""
+        now_s = time.monotonic()
+        await self.env.advance_time(now_s - self._moved_s)
+        self._moved_s = now_s
+        # simcord keeps every request for assertions; a long demo would grow for ever.
+        self.env.backend.transcript.clear()
+        self.env.backend.http_requests.clear()
+
+    def messages(self) -> list[discord.Message]:
+        """What the visitor sees in the channel now."""
+        return list(self.channel.history(viewer=self.visitor))
+
+
+@asynccontextmanager
+async def open_world(
+    settings: Settings, engine: Engine, *, check_errors: bool = False
+) -> AsyncIterator[World]:
+    """The bot, with `engine` behind it, ready in a server.
+
+    With `check_errors`, leaving raises what the bot swallowed and nobody looked at.
+    """
+    opened: list[World] = []
+
+    def wait(awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
+        return opened[0].env.external_wait(awaitable, reason=reason)
+
+    class WatchedReply(LiveReply):
+        async def follow(self, generation: Generation) -> Finished:
+            finished = await super().follow(generation)
+            opened[0].endings.append(finished)
+            return finished
+
+    def live_reply(interaction: discord.Interaction[Any]) -> LiveReply:
+        return WatchedReply(interaction, edit_interval_s=settings.edit_interval_s, wait=wait)
+
+    async with open_services(settings, engine, live_reply) as services:
+        # Nothing is registered in a new simulated Discord, whatever was remembered from elsewhere.
+        bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=True)
+        async with simcord.run(bot, check_errors=check_errors) as env:
+            world = _populated(env, bot)
+            opened.append(world)
+            await env.settle()
+            yield world
+
+
+def _populated(env: Env, bot: PunchlineBot) -> World:
+    guild = env.create_guild("Punchline demo")
+    channel = guild.create_text_channel("jokes")
+    visitor = guild.add_member(env.create_user("you"))
+    return World(env, bot, channel, visitor)

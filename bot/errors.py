@@ -1,0 +1,66 @@
+"""The one error tree. A `BotError`'s message is a sentence fit for the person who reads it.
+
+Anything else that escapes is a bug: the person gets `Unexpected` with a reference number, and the log has
+the traceback under the same number.
+"""
+
+from __future__ import annotations
+
+
+class BotError(Exception):
+    """Something went wrong in a way we can explain; `str(error)` is the explanation and the fix."""
+
+
+class UsageError(BotError):
+    """The command line, or a command typed into the demo, was not understood."""
+
+
+class SettingsError(BotError):
+    """A setting is missing or malformed. Names the variable and the fix, never the value of a secret."""
+
+
+class CatalogError(BotError):
+    """`models.toml` cannot be used. Names the file, the line and the fix."""
+
+
+class UnknownModel(BotError):
+    """Nobody offers a model under that alias."""
+
+
+class ModelUnavailable(BotError):
+    """A model's files cannot be fetched or loaded."""
+
+
+class PromptTooLong(BotError):
+    """The messages alone fill the model's context window."""
+
+
+class QueueFull(BotError):
+    """No place is left to wait in; said at once, so that nobody waits for nothing."""
+
+
+class QueueTimeout(BotError):
+    """The request waited for its turn for too long."""
+
+
+class GenerationTimeout(BotError):
+    """The model was given its time and did not finish."""
+
+
+class ShuttingDown(BotError):
+    """The bot is about to restart and takes no new work."""
+
+
+class Unexpected(BotError):
+    """A bug, or a fault below us. Carries the reference number under which the log has the traceback.
+
+    Args:
+        doing: what was being done, as in "while answering".
+        reference: the number that the log line carries too.
+    """
+
+    def __init__(self, doing: str, reference: str) -> None:
+        super().__init__(
+            f"Something went wrong {doing}. Please try again; if it stays, tell the bot's operator: {reference}."
+        )
+        self.reference = reference

@@ -1,0 +1,105 @@
+"""What an engine is: the request that goes in, the events that come out. No torch, no discord."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from bot.chat.messages import ChatMessage
+from bot.errors import BotError
+from bot.inference.catalog import ModelSpec, SamplingParams
+
+
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"  # the model came to its own end
+    LENGTH = "length"  # the token limit, or the context window, cut it
+    CANCELLED = "cancelled"  # a person stopped it, or nobody wants it any more
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The numbers of a generation so far; loading and waiting for a turn are not part of them.
+
+    `time_to_first_token_s` and `generation_s` both count from the moment the model began with the prompt.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    time_to_first_token_s: float | None = None
+    generation_s: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Completion tokens a second, the prompt's share of the time included; None before the first."""
+        if not self.completion_tokens or self.generation_s <= 0:
+            return None
+        return self.completion_tokens / self.generation_s
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The request waits: `position` 1 is the next to run; `eta_s` is None while nothing was measured."""
+
+    position: int
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """The model is being fetched or loaded; `fraction` is 0 to 1, or None where it cannot be told."""
+
+    model: str
+    fraction: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text, never half a character, and the numbers up to it."""
+
+    text: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of every generation; `error` is there exactly when `reason` is ERROR."""
+
+    reason: FinishReason
+    usage: Usage
+    error: BotError | None = None
+
+
+Event = Queued | Loading | TextDelta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """What to answer, with which model, and how."""
+
+    model: ModelSpec
+    messages: tuple[ChatMessage, ...]
+    params: SamplingParams = field(default_factory=SamplingParams)
+
+
+class Engine(Protocol):
+    """Something that answers. `InferenceQueue` calls it for no more requests at a time than it has slots."""
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Answer `request`: any number of `Loading` and `TextDelta`, then one `Finished`.
+
+        Closing the iterator, or cancelling the task that reads it, stops the model within one token, and
+        returns only when it has stopped.
+
+        Raises:
+            BotError: it cannot be answered, for a reason the person can read.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of models, threads and connections."""
+        ...

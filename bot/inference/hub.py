@@ -1,0 +1,197 @@
+"""Models on the Hugging Face Hub: what is here already, what a fetch would bring, and the fetch.
+
+The Hub's own client does the work, into its own cache, which other programs of the operator share.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # exported lazily
+from tqdm.auto import tqdm
+
+from bot.errors import ModelUnavailable
+from bot.inference.catalog import ModelSpec
+from bot.inference.embedded import Progress
+
+# Weights as safetensors only: the older formats can run code when they are opened. Folders inside a
+# repository hold the same weights in other forms.
+WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+UNWANTED = ["*/*", "consolidated*"]
+
+
+def fetched(spec: ModelSpec) -> Path | None:
+    """The model's folder if all of it is on this disk; asks no network."""
+    try:
+        folder = Path(
+            snapshot_download(
+                spec.repository or "",
+                revision=spec.revision,
+                allow_patterns=WANTED,
+                ignore_patterns=UNWANTED,
+                local_files_only=True,
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+    return folder if _complete(folder) else None
+
+
+def _complete(folder: Path) -> bool:
+    """Whether weights and a tokenizer are there: other programs share the cache, and may have wanted less."""
+    index = folder / "model.safetensors.index.json"
+    try:
+        shards = (
+            set(json.loads(index.read_bytes()).get("weight_map", {}).values()) if index.exists() else set()
+        )
+    except (ValueError, AttributeError):
+        return False
+    weights = {file.name for file in folder.glob("*.safetensors")}
+    tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt"))
+    return bool(weights) and shards <= weights and tokenizer
+
+
+def size_bytes(spec: ModelSpec, token: str | None) -> int:
+    """How much disk the model's files take.
+
+    Raises:
+        ModelUnavailable: the Hub does not say.
+    """
+    with _explained(spec):
+        tree = HfApi(token=token or False).list_repo_tree(
+            spec.repository or "", revision=spec.revision, recursive=True
+        )
+        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
+    wanted = filter_repo_objects(files, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    return sum(files[path] for path in wanted)
+
+
+def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
+    """Fetch what is missing; what an interrupted fetch left is used.
+
+    Raises:
+        ModelUnavailable: it cannot be had, with the reason and the fix.
+    """
+    total_bytes = size_bytes(spec, token)
+    step = f"downloading {spec.alias}"
+    furthest = 0.0
+
+    class Bar(tqdm):  # type: ignore[misc]  # tqdm ships no types
+        """Not drawn: tells `report` how far the fetch is. There may be one for the network and one for the disk."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            kwargs.pop("name", None)  # the Hub client's own way to switch bars off
+            super().__init__(*args, **{**kwargs, "disable": False, "file": io.StringIO()})
+
+        def display(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal furthest
+            fraction = (present_bytes + self.n) / max(1, total_bytes)
+            if self.unit == "B" and fraction > furthest:
+                furthest = min(0.99, fraction)  # the rest is said when everything is in its place
+                report(step, furthest)
+
+    with _explained(spec):
+        present_bytes = _present_bytes(spec)
+        _require_space(spec, total_bytes - present_bytes, total_bytes)
+        report(step, 0.0)
+        folder = snapshot_download(
+            spec.repository or "",
+            revision=spec.revision,
+            allow_patterns=WANTED,
+            ignore_patterns=UNWANTED,
+            token=token or False,
+            tqdm_class=Bar,
+        )
+    report(step, 1.0)
+    return Path(folder)
+
+
+def _present_bytes(spec: ModelSpec) -> int:
+    """What the cache holds of the model already, begun files included."""
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{(spec.repository or '').replace('/', '--')}" / "blobs"
+    return sum(blob.stat().st_size for blob in blobs.iterdir()) if blobs.is_dir() else 0
+
+
+def _require_space(spec: ModelSpec, missing_bytes: int, total_bytes: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    cache.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(cache).free
+    if free_bytes < missing_bytes:
+        raise _disk_full(spec, f"it takes {total_bytes / 1e9:.1f} GB and {free_bytes / 1e9:.1f} GB are free")
+
+
+def _disk_full(spec: ModelSpec, numbers: str) -> ModelUnavailable:
+    return ModelUnavailable(
+        f"{spec.alias} does not fit on the disk of {constants.HF_HUB_CACHE}: {numbers}. "
+        "Free space there, or move the cache with HF_HOME."
+    )
+
+
+@contextmanager
+def _explained(spec: ModelSpec) -> Iterator[None]:
+    """Turn what the Hub's client raises into sentences."""
+    page = f"{constants.ENDPOINT}/{spec.repository}"
+    try:
+        yield
+    except GatedRepoError:
+        raise ModelUnavailable(
+            f"The authors of {spec.alias} ask you to accept their terms first: open {page} with your account, "
+            "accept, and set HF_TOKEN to a token of that account."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelUnavailable(
+            f"There is no {spec.repository} on the Hub, or it is private and HF_TOKEN does not open it: check "
+            "'repository' in the catalogue."
+        ) from None
+    except RevisionNotFoundError:
+        raise ModelUnavailable(
+            f"{spec.repository} has no revision '{spec.revision}': check 'revision' in the catalogue."
+        ) from None
+    except HfHubHTTPError as error:
+        raise _refused(spec, error) from error
+    except (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError) as error:
+        # The client says "not in the cache" of whatever went wrong with a file; what it was is further down.
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise _refused(spec, error.__cause__) from error
+        raise ModelUnavailable(
+            f"{spec.alias} is not on this disk and the Hub cannot be reached: check the network, then run "
+            f"`python -m bot pull {spec.alias}`."
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise _disk_full(spec, "no space is left") from error
+        if error.strerror is None:  # the client's own checks, of sizes for one
+            raise ModelUnavailable(
+                f"{spec.alias} did not arrive whole. Please try again; what is here already is kept."
+            ) from error
+        raise ModelUnavailable(
+            f"{spec.alias} cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}): check the folder's "
+            "rights, or move the cache with HF_HOME."
+        ) from error
+
+
+def _refused(spec: ModelSpec, error: HfHubHTTPError) -> ModelUnavailable:
+    status = error.response.status_code
+    if status in (401, 403):
+        return ModelUnavailable(
+            f"The Hub refused HF_TOKEN when asked for {spec.alias} ({status}): it is not valid, or may not read "
+            f"public gated repositories. Make a new one on {constants.ENDPOINT}/settings/tokens."
+        )
+    return ModelUnavailable(f"The Hub answered {status} when asked for {spec.alias}. Please try again later.")

@@ -1,0 +1,194 @@
+"""From a catalogue entry to a model that is ready to answer: files, tokenizer, template, weights.
+
+One path for every model and for GPU and CPU: `AutoModelForCausalLM` with bitsandbytes NF4, double
+quantization and bfloat16 compute; safetensors only; code that comes with a checkpoint is never run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+from bot.chat.messages import ChatMessage
+from bot.errors import ModelUnavailable
+from bot.inference import chat_template, embedded
+from bot.inference.catalog import EMBEDDED, ModelSpec
+from bot.inference.embedded import Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A model in memory, with what is needed to talk to it.
+
+    `eos_token_ids` are all the ids that end an answer; some models have several. `context_tokens` is the
+    smaller of what the catalogue allows and what the model was built for.
+    """
+
+    spec: ModelSpec
+    tokenizer: PreTrainedTokenizerBase
+    model: PreTrainedModel
+    traits: chat_template.TemplateTraits | None
+    eos_token_ids: tuple[int, ...]
+    context_tokens: int
+
+    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The messages as the ids that the model continues, in the form its template takes."""
+        if self.traits is None:
+            return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
+        adapted = chat_template.adapt(messages, self.traits)
+        text = self.tokenizer.apply_chat_template(
+            chat_template.as_dicts(adapted), tokenize=False, add_generation_prompt=True
+        )
+        # The template writes the special tokens itself: adding them again would double the first one.
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Ids to text, special tokens left out, spaces as the model wrote them."""
+        text = self.tokenizer.decode(
+            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        assert isinstance(text, str)  # noqa: S101  a list of ids gives one text
+        return text
+
+
+class ModelLoader:
+    """Finds, fetches and loads models.
+
+    Args:
+        cache_dir: where the embedded model is kept.
+        hf_token: for gated repositories; None asks as nobody.
+    """
+
+    def __init__(self, cache_dir: Path, hf_token: str | None = None) -> None:
+        self._cache_dir = cache_dir
+        self._hf_token = hf_token
+
+    def prepare(self) -> None:
+        """Import torch and transformers, which takes seconds, and calm them down."""
+        import transformers
+        from huggingface_hub.utils import logging as hub_logging
+
+        hub_logging.set_verbosity_error()  # it would tell of every retry, twice
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        # bitsandbytes tells at every start that optional kernels for the CPU are not installed.
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+    def present(self, spec: ModelSpec) -> Path | None:
+        """The folder with the model's files if all of them are on this disk; asks no network.
+
+        Raises:
+            ModelUnavailable: the catalogue names a folder that holds no model.
+        """
+        if spec.source == EMBEDDED:
+            folder = embedded.checkpoint_path(self._cache_dir)
+            return folder if folder.exists() else None
+        if spec.source is not None:
+            folder = Path(spec.source).expanduser()
+            if not (folder / "config.json").is_file():
+                raise ModelUnavailable(
+                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue."
+                )
+            return folder
+        from bot.inference import hub
+
+        return hub.fetched(spec)
+
+    def fetch(self, spec: ModelSpec, report: Progress) -> Path:
+        """The folder with the model's files, fetched first if they are not all here.
+
+        Raises:
+            ModelUnavailable: they cannot be had.
+        """
+        if folder := self.present(spec):
+            return folder
+        if spec.source == EMBEDDED:
+            return embedded.ensure_checkpoint(self._cache_dir, report)
+        from bot.inference import hub
+
+        return hub.fetch(spec, self._hf_token, report)
+
+    def load(self, spec: ModelSpec, report: Progress) -> LoadedModel:
+        """Load a model; call it on the thread that will run it.
+
+        Raises:
+            ModelUnavailable: files are missing or broken, or there is not the memory for it.
+        """
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder = self.fetch(spec, report)
+        report(f"loading {spec.alias}", None)
+        try:
+            common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+            tokenizer = AutoTokenizer.from_pretrained(folder, **common)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                device_map="auto",
+                dtype=torch.bfloat16,
+                use_safetensors=True,
+                quantization_config=_quantization(spec),
+                **common,
+            )
+            return _ready(spec, tokenizer, model.eval())
+        except torch.OutOfMemoryError as error:
+            raise ModelUnavailable(f"{spec.alias} does not fit into this GPU's memory.") from error
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TemplateError) as error:
+            # A missing file, an unknown architecture, a broken header or template: the log has its text.
+            log.exception("cannot load %s from %s", spec.alias, folder)
+            raise ModelUnavailable(
+                f"{spec.alias} cannot be loaded: its files are missing, broken or of a kind that is not "
+                "supported. The operator finds the reason in the log."
+            ) from error
+
+
+def _quantization(spec: ModelSpec) -> Any:
+    if spec.quantization == "none":
+        return None
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+
+
+def _ready(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> LoadedModel:
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    traits = None
+    if tokenizer.chat_template is not None:
+        traits = chat_template.probe(
+            lambda messages: str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        )
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or spec.context_tokens
+    return LoadedModel(
+        spec=spec,
+        tokenizer=tokenizer,
+        model=model,
+        traits=traits,
+        eos_token_ids=_eos_token_ids(tokenizer, model),
+        context_tokens=min(spec.context_tokens, limit),
+    )
+
+
+def _eos_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int)}))

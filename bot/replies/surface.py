@@ -1,0 +1,56 @@
+"""Where a reply is shown: the messages of one interaction, a page each.
+
+The only place that sends and edits. Nothing here ever pings: `AllowedMentions.none()` goes with every call,
+because an edit sent without it is parsed for mentions again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import discord
+
+CALL_TIMEOUT_S = 30.0  # discord.py waits out rate limits inside a call; past this the call is given up
+
+_NOBODY = discord.AllowedMentions.none()
+
+
+class InteractionSurface:
+    """The original response of an interaction and its follow-up messages."""
+
+    def __init__(self, interaction: discord.Interaction[Any]) -> None:
+        self._interaction = interaction
+        self._followups: list[discord.WebhookMessage] = []
+
+    @property
+    def asker(self) -> discord.abc.User:
+        """Who gave the command."""
+        return self._interaction.user
+
+    async def acknowledge(self) -> None:
+        """Tell Discord within its 3 s that an answer is coming; people see "thinking…"."""
+        if not self._interaction.response.is_done():
+            async with asyncio.timeout(CALL_TIMEOUT_S):
+                await self._interaction.response.defer(thinking=True)
+
+    async def show(self, page: int, content: str, view: discord.ui.View | None) -> None:
+        """Show `content` as page number `page`; pages are begun in order, from 0.
+
+        Raises:
+            discord.HTTPException: Discord refused.
+            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
+        """
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            if page == 0:
+                await self._interaction.edit_original_response(
+                    content=content, view=view, allowed_mentions=_NOBODY
+                )
+            elif page <= len(self._followups):
+                await self._followups[page - 1].edit(content=content, view=view, allowed_mentions=_NOBODY)
+            else:
+                buttons: Any = discord.utils.MISSING if view is None else view
+                sent = await self._interaction.followup.send(
+                    content, view=buttons, allowed_mentions=_NOBODY, wait=True
+                )
+                self._followups.append(sent)

@@ -1,0 +1,28 @@
+"""What the cogs are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bot.inference.catalog import ModelCatalog
+from bot.inference.queue import InferenceQueue
+from bot.replies.live import LiveReplies
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts a command is made of.
+
+    Attributes:
+        catalog: the models on offer.
+        inference: where requests go.
+        live_reply: makes the growing reply for an interaction.
+        default_audience: whom a joke is for when nobody says.
+        max_new_tokens: the operator's limit on an answer's length.
+    """
+
+    catalog: ModelCatalog
+    inference: InferenceQueue
+    live_reply: LiveReplies
+    default_audience: str = "a room of data scientists"
+    max_new_tokens: int = 512

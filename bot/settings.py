@@ -1,0 +1,124 @@
+"""Typed settings, read once at start from the environment and `.env`, the environment winning.
+
+Every setting is a field of `Settings` under its own name in capitals; `.env.example` documents each one, and
+a test holds the two together. A faulty one becomes a `SettingsError` of one line for each fault, which names
+the variable and what to write instead. Values are never repeated: one of them may be a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bot.errors import SettingsError
+
+TOKEN_PAGE = "https://discord.com/developers/applications"  # noqa: S105  an address, not a secret
+
+_TOKEN_SHAPE = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+")
+
+
+def _looks_like_a_token(value: SecretStr) -> SecretStr:
+    if not _TOKEN_SHAPE.fullmatch(value.get_secret_value()):
+        raise ValueError("not a bot token")
+    return value
+
+
+def _expanded(value: Any) -> Any:
+    return Path(value).expanduser() if isinstance(value, str) else value
+
+
+_Path = Annotated[Path, BeforeValidator(_expanded)]
+
+
+class Settings(BaseSettings):
+    """What an operator can set. Each description is the fix that an error message gives."""
+
+    model_config = SettingsConfigDict(
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    discord_token: Annotated[SecretStr, AfterValidator(_looks_like_a_token)] | None = Field(
+        None, description=f"copy the bot's token (three parts joined by dots) from {TOKEN_PAGE}"
+    )
+    hf_token: SecretStr | None = Field(
+        None, description="write a Hugging Face access token, or leave it out for models that need none"
+    )
+    default_model: str = Field(
+        "smol", min_length=1, description="write an alias from the catalogue, such as smol or gemma"
+    )
+    default_audience: str = Field(
+        "a room of data scientists", min_length=1, max_length=200, description="write 1 to 200 characters"
+    )
+    models_file: _Path | None = Field(
+        None, description="write the path of a models.toml of your own, or leave it out"
+    )
+    cache_dir: _Path = Field(
+        default_factory=lambda: platformdirs.user_cache_path("punchline"),
+        description="write a folder the bot may write to",
+    )
+    data_dir: _Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("punchline"),
+        description="write a folder the bot may write to",
+    )
+    max_new_tokens: int = Field(512, ge=1, le=32_768, description="write a number of tokens from 1 to 32768")
+    queue_limit: int = Field(32, ge=0, le=10_000, description="write how many may wait, from 0 to 10000")
+    queue_timeout_s: float = Field(300, gt=0, le=3_600, description="write seconds, up to 3600")
+    load_timeout_s: float = Field(1_800, gt=0, le=86_400, description="write seconds, up to 86400")
+    generation_timeout_s: float = Field(180, gt=0, le=3_600, description="write seconds, up to 3600")
+    edit_interval_s: float = Field(1.0, ge=0.5, le=10, description="write seconds, from 0.5 to 10")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="write DEBUG, INFO, WARNING or ERROR"
+    )
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that must never appear in a log."""
+        return tuple(s.get_secret_value() for s in (self.discord_token, self.hf_token) if s is not None)
+
+    @property
+    def hub_token(self) -> str | None:
+        """The Hugging Face token, or None to ask the Hub as nobody."""
+        return self.hf_token.get_secret_value() if self.hf_token is not None else None
+
+    def required_token(self) -> str:
+        """The Discord token.
+
+        Raises:
+            SettingsError: it is not set.
+        """
+        if self.discord_token is None:
+            raise SettingsError(f"DISCORD_TOKEN is not set: {_fix('discord_token')}, into .env.")
+        return self.discord_token.get_secret_value()
+
+
+def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
+    """Read the settings.
+
+    Args:
+        env_file: the file to read beside the environment; one that does not exist counts as empty.
+        overrides: values that win over both, by field name.
+
+    Raises:
+        SettingsError: one or more settings are malformed; a line for each.
+    """
+    try:
+        return Settings(_env_file=env_file, **overrides)
+    except ValidationError as error:
+        names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors(include_input=False))
+        lines = (f"{name.upper()} is malformed: {_fix(name)}." for name in names)
+        raise SettingsError("\n".join(lines)) from None
+    except (OSError, UnicodeDecodeError):
+        raise SettingsError(f"{env_file} cannot be read: make it a readable UTF-8 text file.") from None
+
+
+def _fix(name: str) -> str:
+    return Settings.model_fields[name].description or "see .env.example"

@@ -1,0 +1,43 @@
+"""`/ask`: put a question to a model."""
+
+from __future__ import annotations
+
+import discord
+from discord import app_commands
+from discord.ext import commands
+
+from bot.chat.prompt import ask_messages
+from bot.client import PunchlineBot
+from bot.inference.engine import GenerationRequest
+from bot.replies.choices import model_choices
+from bot.services import Services
+
+_PromptRange = app_commands.Range[str, 1, 4000]
+
+
+class Chat(commands.Cog):
+    """Questions and answers."""
+
+    def __init__(self, *, services: Services) -> None:
+        self._services = services
+
+    @app_commands.command(description="Ask a model anything")
+    @app_commands.describe(prompt="Your question", model="Which model answers")
+    async def ask(
+        self, interaction: discord.Interaction, prompt: _PromptRange, model: str | None = None
+    ) -> None:
+        """Answer a question."""
+        services = self._services
+        spec = services.catalog.resolve(model)
+        request = GenerationRequest(spec, ask_messages(prompt), spec.sampling.capped(services.max_new_tokens))
+        async with services.inference.submit(request) as generation:
+            await services.live_reply(interaction).follow(generation)
+
+    @ask.autocomplete("model")
+    async def _models(self, _: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
+        return model_choices(self._services.catalog, typed)
+
+
+async def setup(bot: PunchlineBot) -> None:
+    """Called by discord.py when the extension is loaded."""
+    await bot.add_cog(Chat(services=bot.services))

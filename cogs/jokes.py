@@ -1,0 +1,50 @@
+"""`/joke`: what it is all about."""
+
+from __future__ import annotations
+
+import discord
+from discord import app_commands
+from discord.ext import commands
+
+from bot.chat.prompt import joke_messages
+from bot.client import PunchlineBot
+from bot.inference.engine import GenerationRequest
+from bot.replies.choices import model_choices
+from bot.services import Services
+
+_TopicRange = app_commands.Range[str, 1, 300]
+
+
+class Jokes(commands.Cog):
+    """Jokes on demand."""
+
+    def __init__(self, *, services: Services) -> None:
+        self._services = services
+
+    @app_commands.command(description="Have a model tell a joke")
+    @app_commands.describe(
+        topic="What the joke is about", audience="Whom it is for", model="Which model tells it"
+    )
+    async def joke(
+        self,
+        interaction: discord.Interaction,
+        topic: _TopicRange | None = None,
+        audience: _TopicRange | None = None,
+        model: str | None = None,
+    ) -> None:
+        """Tell a joke."""
+        services = self._services
+        spec = services.catalog.resolve(model)
+        messages = joke_messages(topic=topic, audience=audience or services.default_audience)
+        request = GenerationRequest(spec, messages, spec.sampling.capped(services.max_new_tokens))
+        async with services.inference.submit(request) as generation:
+            await services.live_reply(interaction).follow(generation)
+
+    @joke.autocomplete("model")
+    async def _models(self, _: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
+        return model_choices(self._services.catalog, typed)
+
+
+async def setup(bot: PunchlineBot) -> None:
+    """Called by discord.py when the extension is loaded."""
+    await bot.add_cog(Jokes(services=bot.services))

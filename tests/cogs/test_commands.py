@@ -1,0 +1,417 @@
+"""The commands as people in a channel see them: the real bot, real discord.py, a simulated Discord."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import discord
+import pytest
+
+from bot.client import PunchlineBot
+from bot.errors import ModelUnavailable
+from bot.inference.engine import Finished, FinishReason, GenerationRequest, Loading
+from bot.inference.scripted import ScriptedEngine
+from tests.world import World, open_world
+
+FOOTER = "-# smol · 3 tokens · 20.0 tokens/s · 0.1 s"
+
+
+def stop_button(message: discord.Message) -> discord.Button | None:
+    buttons = [child for row in message.components for child in getattr(row, "children", [])]
+    return next((button for button in buttons if isinstance(button, discord.Button)), None)
+
+
+def ended(world: World) -> bool:
+    return bool(world.messages) and all(not m.components and m.content for m in world.messages)
+
+
+def said(request: GenerationRequest) -> str:
+    return " | ".join(message.content for message in request.messages)
+
+
+async def test_a_joke_is_told_about_the_topic_for_the_audience_by_the_model(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        result = await world.alice.slash(
+            world.channel, "joke", topic="tea", audience="pirates", model="gemma"
+        )
+        await world.until(lambda: ended(world))
+        assert result.response is not None
+        assert result.response.content.startswith("Hello, world.\n-# gemma")
+    (request,) = engine.started
+    assert request.model.alias == "gemma"
+    assert "tea" in said(request)
+    assert "pirates" in said(request)
+
+
+async def test_a_joke_with_no_options_is_for_a_room_of_data_scientists_by_the_default_model(
+    tmp_path: Path,
+) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content == f"Hello, world.\n{FOOTER}"
+    assert engine.started[0].model.alias == "smol"
+    assert "a room of data scientists" in said(engine.started[0])
+
+
+async def test_ask_puts_the_question_to_the_model(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        await world.bob.slash(world.channel, "ask", prompt="What is NF4?", model="smol")
+        await world.until(lambda: ended(world))
+    assert "What is NF4?" in said(engine.started[0])
+
+
+async def test_the_answer_is_cut_to_the_operators_limit_of_tokens(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path, max_new_tokens=7) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Hm?")
+        await world.until(lambda: ended(world))
+    assert engine.started[0].params.max_new_tokens == 7
+
+
+async def test_the_command_is_acknowledged_before_the_model_has_done_anything(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=(forever.wait,)), tmp_path) as world:
+        result = await world.alice.slash(world.channel, "joke")
+        assert result.acknowledged
+        assert world.env.now().second == 0  # no simulated time went by
+        paths = [request.path for request in world.env.http_requests if "/callback" in request.path]
+        assert len(paths) == 1
+
+
+async def test_the_first_words_are_shown_at_once_and_the_rest_about_once_a_second(tmp_path: Path) -> None:
+    gates = [asyncio.Event() for _ in range(3)]
+    script = ("One", gates[0].wait, " two", gates[1].wait, " three", gates[2].wait, " four.")
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        assert world.edits == ["One"]
+        gates[0].set()
+        await world.pass_time(0.3)
+        gates[1].set()
+        await world.pass_time(0.3)
+        assert world.edits == ["One"]
+        await world.pass_time(0.5)
+        assert world.edits == ["One", "One two three"]
+        gates[2].set()
+        await world.until(lambda: ended(world))
+        assert world.edits[-1].startswith("One two three four.\n-# smol")
+        assert len(world.edits) == 3
+
+
+async def test_the_end_is_shown_at_once_even_right_after_an_edit(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Short", gate.wait, " joke.")), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        gate.set()
+        await world.pass_time(0.01)
+        assert world.edits == ["Short", "Short joke.\n-# smol · 2 tokens · 20.0 tokens/s · 0.1 s"]
+
+
+async def test_the_asker_stops_the_answer_and_what_was_said_stays(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=("Once upon a time", forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        result = await world.alice.click(world.messages[0], label="Stop")
+        await world.until(lambda: ended(world))
+        assert result.acknowledged
+        assert world.messages[0].content.startswith("Once upon a time\n-# ⏹ stopped · smol · 1 tokens")
+        assert (engine.stopped, world.queue.running) == (1, 0)
+
+
+async def test_somebody_elses_stop_is_refused_to_them_alone_and_changes_nothing(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(script=("Once", gate.wait, " more."))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        result = await world.bob.click(world.messages[0], label="Stop")
+        assert result.ephemeral
+        assert result.response is not None
+        assert "Only the person who asked" in result.response.content
+        gate.set()
+        await world.until(lambda: world.messages[0].components == [])
+        assert world.messages[0].content.startswith("Once more.")
+        assert engine.stopped == 0
+
+
+async def test_who_waits_sees_their_place_and_can_stop_waiting(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(script=("Hi", gate.wait))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.bob.slash(world.channel, "joke")
+        third = await world.alice.slash(world.channel, "ask", prompt="And me?")
+        assert [m.content for m in world.messages[1:]] == ["-# ⏳ You are next", "-# ⏳ 1 ahead of you"]
+        await world.bob.click(world.messages[1], label="Stop")
+        await world.pass_time(1.1)
+        assert world.messages[1].content == "-# ⏹ stopped · smol"
+        assert third.response is not None
+        assert third.response.content == "-# ⏳ You are next"
+        gate.set()
+        await world.until(lambda: ended(world))
+    assert len(engine.started) == 2
+
+
+async def test_a_full_queue_is_a_sentence_for_the_asker_alone(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=(forever.wait,)), tmp_path, queue_limit=0) as world:
+        await world.alice.slash(world.channel, "joke")
+        result = await world.bob.slash(world.channel, "joke")
+        assert result.ephemeral
+        assert result.response is not None
+        assert "Too many people" in result.response.content
+        assert len(world.env.errors) == 1
+
+
+async def test_an_unknown_model_is_a_sentence_with_the_nearest_name(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        result = await world.alice.slash(world.channel, "joke", model="gema @everyone")
+        assert result.ephemeral
+        assert result.response is not None
+        assert "There is no model called 'gema @everyone'" in result.response.content
+        assert len(world.env.errors) == 1
+    assert engine.started == []
+
+
+async def test_loading_is_seen_with_how_far_it_is(tmp_path: Path) -> None:
+    gate, later = asyncio.Event(), asyncio.Event()
+    script = (Loading("gemma", 0.62), gate.wait, Loading("gemma", None), later.wait, "Ha.")
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke", model="gemma")
+        assert world.messages[0].content == "-# ⏳ Loading gemma · 62%"
+        gate.set()
+        await world.pass_time(1.1)
+        assert world.messages[0].content == "-# ⏳ Loading gemma"
+        later.set()
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("Ha.\n-# gemma")
+
+
+async def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=(ModelUnavailable("gemma is not on this disk: pull it."),))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke", model="gemma")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content == "⚠️ gemma is not on this disk: pull it.\n-# gemma"
+
+
+async def test_a_failure_in_the_middle_keeps_the_words_and_shows_no_traceback(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=("Half an ans", ZeroDivisionError("secret internals")))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        content = world.messages[0].content
+        assert content.startswith("Half an ans\n⚠️ Something went wrong while the model was answering.")
+        assert "secret internals" not in content
+        assert world.queue.running == 0
+
+
+async def test_an_answer_that_takes_too_long_is_ended_and_says_so(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=("Er", forever.wait))
+    async with open_world(engine, tmp_path, generation_timeout_s=0.05) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("Er\n⚠️ The answer was not finished within")
+        assert engine.stopped == 1
+
+
+async def test_a_length_end_is_explained(tmp_path: Path) -> None:
+    engine = ScriptedEngine(reason=FinishReason.LENGTH)
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert "✂ cut at the token limit" in world.messages[0].content
+
+
+async def test_a_model_with_nothing_to_say_is_not_an_empty_message(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(script=(" \n",)), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("*(The model had nothing to say.)*")
+
+
+async def test_white_space_before_the_first_words_is_not_shown_as_an_answer(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("\n\n", gate.wait, "Ha.")), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.pass_time(2)
+        assert world.edits == []
+        gate.set()
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("Ha.\n-#")
+
+
+async def test_the_end_is_shown_though_discord_fails_at_first(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("One", gate.wait, " two.")), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        world.env.inject_error("PATCH", "/webhooks/*", status=500, times=2)
+        gate.set()
+        await world.until(lambda: ended(world) and not world.messages[0].components)
+        assert world.messages[0].content.startswith("One two.\n-# smol")
+
+
+async def test_a_channel_where_the_bot_may_do_nothing_still_has_its_replies(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        guild = world.channel.guild
+        assert guild is not None
+        await world.env.settle()
+        everyone = discord.Permissions(view_channel=True, use_application_commands=True)
+        for role in guild._guild.roles.values():
+            role.permissions = everyone.value if role.id == guild.id else 0
+        bot_id = world.env.backend.bot_user.id
+        allowed = world.env.backend.compute_permissions(guild.id, bot_id, world.channel.id)
+        assert not discord.Permissions(allowed).send_messages
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("Hello, world.")
+
+
+async def test_a_long_answer_goes_on_in_further_messages_and_none_of_it_is_lost(tmp_path: Path) -> None:
+    words = tuple(f"word{n:04d} " for n in range(700))
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=(*words[:500], gate.wait, *words[500:])), tmp_path) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Say a lot")
+        first_page = world.messages[0].content
+        assert len(world.messages) == 3
+        assert [stop_button(message) is not None for message in world.messages] == [False, False, True]
+        gate.set()
+        await world.until(lambda: ended(world))
+        contents = [message.content for message in world.messages]
+        assert contents[0] == first_page
+        assert all(len(content) <= 2000 for content in contents)
+        shown = " ".join(contents).split("-# ")[0].split()
+        assert shown == "".join(words).split()
+        assert "-# smol · 700 tokens" in contents[-1]
+        assert sum("-#" in content for content in contents) == 1
+
+
+async def test_nothing_a_model_writes_pings_anybody_in_any_send_or_edit(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    text = "@everyone @here <@1> <@&2> "
+    async with open_world(ScriptedEngine(script=(text, gate.wait, text * 100)), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.bob.click(world.messages[0], label="Stop")
+        gate.set()
+        await world.until(lambda: ended(world))
+        bodies: list[Any] = [request.json for request in world.env.http_requests if request.json]
+        with_content = [body.get("data", body) for body in bodies if isinstance(body, dict)]
+        sent = [body for body in with_content if body.get("content")]
+        assert len(sent) >= 4
+        assert all(body["allowed_mentions"] == {"parse": []} for body in sent)
+
+
+async def test_a_deleted_reply_stops_the_model(tmp_path: Path) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    engine = ScriptedEngine(script=("One", gate.wait, " two", forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        world.env.backend.delete_message(world.channel.id, world.messages[0].id)
+        gate.set()
+        await world.until(lambda: engine.stopped == 1)
+        assert world.queue.running == 0
+
+
+async def test_a_moment_of_trouble_at_discord_costs_an_edit_and_not_the_answer(tmp_path: Path) -> None:
+    gate, later = asyncio.Event(), asyncio.Event()
+    async with open_world(
+        ScriptedEngine(script=("One", gate.wait, " two", later.wait, " three.")), tmp_path
+    ) as world:
+        await world.alice.slash(world.channel, "joke")
+        world.env.inject_error("PATCH", "/webhooks/*", status=500)
+        gate.set()
+        await world.pass_time(1.1)
+        assert world.messages[0].content == "One"
+        later.set()
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("One two three.")
+
+
+async def test_the_model_option_completes_from_the_catalogue(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        for command in ("joke", "ask"):
+            everything = await world.alice.autocomplete(world.channel, command, "model", "")
+            assert [choice["value"] for choice in everything] == [
+                "smol",
+                "llama",
+                "phi",
+                "gemma",
+                "qwen",
+                "mixtral",
+            ]
+            typed = await world.alice.autocomplete(world.channel, command, "model", "Mistral")
+            assert [choice["value"] for choice in typed] == ["mixtral"]
+            assert all(len(choice["name"]) <= 100 for choice in everything)
+
+
+async def test_commands_are_registered_once_and_again_only_when_they_change(tmp_path: Path) -> None:
+    def registrations(world: World) -> int:
+        return sum(r.method == "PUT" and r.path.endswith("/commands") for r in world.env.http_requests)
+
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        assert registrations(world) == 1
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path))
+        assert registrations(world) == 1
+        changed = PunchlineBot(services=world.bot.services, data_dir=tmp_path)
+
+        @changed.tree.command(description="New")
+        async def news(interaction: discord.Interaction) -> None: ...
+
+        await world.env.restart_bot(changed)
+        assert registrations(world) == 2
+        forced = PunchlineBot(services=world.bot.services, data_dir=tmp_path, force_sync=True)
+        await world.env.restart_bot(forced)
+        assert registrations(world) == 3
+
+
+async def test_a_failed_registration_does_not_stop_the_bot_and_is_tried_again(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path / "first") as world:
+        world.env.inject_error("PUT", "/applications/*/commands", status=403)
+        again = PunchlineBot(services=world.bot.services, data_dir=tmp_path / "second")
+        await world.env.restart_bot(again)
+        assert not (tmp_path / "second" / "commands.sha256").exists()
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path / "second"))
+        assert (tmp_path / "second" / "commands.sha256").exists()
+
+
+async def test_a_bug_in_a_command_is_a_sentence_with_a_reference_that_the_log_has_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+
+        @world.bot.tree.command(description="Broken")
+        async def broken(interaction: discord.Interaction) -> None:
+            raise LookupError("a row of the ledger")
+
+        await world.bot.tree.sync()
+        result = await world.alice.slash(world.channel, "broken")
+        assert result.ephemeral
+        assert result.response is not None
+        assert "ledger" not in result.response.content
+        reference = result.response.content.rstrip(".").split()[-1]
+        assert reference in caplog.text
+        assert len(world.env.errors) == 1
+
+
+async def test_an_answer_that_cannot_be_acknowledged_gives_its_place_back(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=(forever.wait,))
+    async with open_world(engine, tmp_path) as world:
+        world.env.inject_error("POST", "/interactions/*/callback", status=404, code=10062)
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: world.queue.running == 0)
+
+
+def test_every_way_to_end_has_its_words() -> None:
+    from bot.inference.engine import Usage
+    from bot.replies.live import ending_lines
+
+    lines = [ending_lines(Finished(reason, Usage()), "smol") for reason in FinishReason]
+    assert lines == ["-# smol", "-# ✂ cut at the token limit · smol", "-# ⏹ stopped · smol", "-# smol"]

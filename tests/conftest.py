@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from bot.inference.embedded import checkpoint_path
+from bot.inference.loader import ModelLoader
+from bot.inference.local import LocalEngine
+from bot.settings import Settings, load_settings
+
+# Read before the tests hide the environment: where `make test` has put the embedded model.
+CACHE_DIR = load_settings(None).cache_dir
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the machine's environment sets must not decide whether a test passes."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="session")
+def smol_engine() -> Iterator[LocalEngine]:
+    """The real engine; the embedded model is loaded by whoever asks first and then stays."""
+    if not checkpoint_path(CACHE_DIR).exists():
+        pytest.skip("NEEDS THE EMBEDDED MODEL: run `python -m bot pull smol` first, as `make test` does")
+    engine = LocalEngine(ModelLoader(CACHE_DIR))
+    yield engine
+    asyncio.run(engine.aclose())

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from bot.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Configuring the log is for the whole process: put it back."""
+    loggers = [
+        logging.getLogger(name) for name in ("discord", "httpx2", "httpcore2", "transformers", "accelerate")
+    ]
+    root = logging.getLogger()
+    levels, handlers = [(log, log.level) for log in (root, *loggers)], root.handlers[:]
+    yield
+    root.handlers[:] = handlers
+    for log, level in levels:
+        log.setLevel(level)
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)

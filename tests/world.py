@@ -1,0 +1,76 @@
+"""The real bot in the demo's simulated Discord, with what tests want to know about it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import discord
+from simcord.actors import MemberActor
+from simcord.builders import ChannelHandle
+from simcord.env import Env
+
+from bot.client import PunchlineBot
+from bot.demo.world import open_world as open_demo_world
+from bot.inference.engine import Engine
+from bot.inference.queue import InferenceQueue
+from bot.settings import load_settings
+
+
+@dataclass
+class World:
+    """A server with a channel, two people in it, and the bot."""
+
+    env: Env
+    bot: PunchlineBot
+    channel: ChannelHandle
+    alice: MemberActor
+    bob: MemberActor
+
+    @property
+    def queue(self) -> InferenceQueue:
+        """The bot's queue."""
+        return self.bot.services.inference
+
+    @property
+    def messages(self) -> list[discord.Message]:
+        """What stands in the channel now."""
+        return list(self.channel.history())
+
+    @property
+    def edits(self) -> list[str]:
+        """The content of every edit the bot sent, in order."""
+        return [
+            request.json["content"]
+            for request in self.env.http_requests
+            if request.method == "PATCH" and "/messages/" in request.path and isinstance(request.json, dict)
+        ]
+
+    async def until(self, true: Callable[[], bool], *, tick_s: float = 0.1, ticks: int = 600) -> None:
+        """Let simulated and real time go by until something is so."""
+        for _ in range(ticks):
+            if true():
+                return
+            await self.pass_time(tick_s)
+        raise AssertionError(f"still not so after {ticks * tick_s:.0f} simulated s\n{self.env.transcript()}")
+
+    async def pass_time(self, seconds: float) -> None:
+        """Let simulated time go by; other threads have a moment too."""
+        await asyncio.sleep(0.005)
+        await self.env.advance_time(seconds)
+
+
+@asynccontextmanager
+async def open_world(engine: Engine, folder: Path, **settings: Any) -> AsyncIterator[World]:
+    """The bot with `engine` behind it; an error that it swallowed fails the test unless it was looked at."""
+    configured = load_settings(None, **{"data_dir": folder, "cache_dir": folder, **settings})
+    async with open_demo_world(configured, engine, check_errors=True) as world:
+        guild = world.channel.guild
+        assert guild is not None
+        bob = guild.add_member(world.env.create_user("bob"))
+        await world.env.settle()
+        yield World(world.env, world.bot, world.channel, world.visitor, bob)
