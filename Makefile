@@ -24,6 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)
+	@$(BIN)/python -m bot pull smol >/dev/null
 ifdef ONCE
 	@$(BIN)/python -m bot demo --once "$$ONCE"
 else
