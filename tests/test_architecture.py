@@ -14,6 +14,7 @@ FILES = sorted(path for room in ("bot", "cogs") for path in (ROOT / room).rglob(
 
 HEAVY = ("torch", "transformers", "bitsandbytes")
 MAY_USE_HEAVY = (
+    "bot/inference/device.py",
     "bot/inference/loader.py",
     "bot/inference/local.py",
     "bot/inference/embedded.py",
