@@ -26,8 +26,8 @@ from bot.app import open_engine, open_services
 from bot.client import PunchlineBot
 from bot.inference.catalog import SamplingParams
 from bot.inference.engine import Finished, GenerationRequest
+from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
-from bot.inference.queue import Generation
 from bot.replies.live import LiveReply
 from bot.services import Services
 from bot.settings import load_settings
@@ -65,8 +65,8 @@ def bare(engine: LocalEngine, request: GenerationRequest) -> float:
     """Seconds of `model.generate` alone, for the same request; runs on the engine's thread."""
     import torch
 
-    loaded = engine._resident
-    assert loaded is not None
+    with engine.pool.lease(request.model) as lease:
+        loaded = lease
     params = request.params
     prompt = torch.tensor([loaded.encode(request.messages)])
     torch.manual_seed(params.seed or 0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -13,8 +13,8 @@ import aiohttp
 import discord
 
 from bot.client import PunchlineBot
-from bot.errors import BotError, SettingsError
-from bot.inference.catalog import load_catalog
+from bot.errors import BotError, CatalogError, SettingsError
+from bot.inference.catalog import ModelCatalog, ModelSpec, load_catalog
 from bot.inference.engine import Engine
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
@@ -35,7 +35,13 @@ def model_loader(settings: Settings) -> ModelLoader:
 @asynccontextmanager
 async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
     """The engine that runs models in this process, with its slow imports done."""
-    engine = LocalEngine(model_loader(settings))
+    idle_min = settings.unload_idle_after_min
+    engine = LocalEngine(
+        model_loader(settings),
+        budget_bytes=settings.gpu_memory_budget,
+        pinned=settings.pinned_models,
+        unload_idle_after_s=None if idle_min is None else idle_min * 60,
+    )
     try:
         await engine.prepare()
         yield engine
@@ -52,7 +58,7 @@ async def open_services(
     Raises:
         CatalogError: the catalogue cannot be used.
     """
-    catalog = load_catalog(settings.models_file, default=settings.default_model)
+    catalog = read_catalog(settings)
     queue = InferenceQueue(
         engine,
         limit=settings.queue_limit,
@@ -60,7 +66,7 @@ async def open_services(
         load_timeout_s=settings.load_timeout_s,
         generation_timeout_s=settings.generation_timeout_s,
     )
-    async with queue:
+    async with queue, _loaded_beside(engine, [catalog[alias] for alias in settings.load_at_start]):
         yield Services(
             catalog=catalog,
             inference=queue,
@@ -70,6 +76,42 @@ async def open_services(
         )
 
 
+def read_catalog(settings: Settings) -> ModelCatalog:
+    """The catalogue these settings describe.
+
+    Raises:
+        CatalogError: it cannot be used, or a setting names a model that is not in it.
+    """
+    catalog = load_catalog(settings.models_file, default=settings.default_model)
+    named = (("PINNED_MODELS", settings.pinned_models), ("LOAD_AT_START", settings.load_at_start))
+    for variable, aliases in named:
+        if unknown := [alias for alias in aliases if alias not in catalog]:
+            raise CatalogError(
+                f"{variable} names '{unknown[0]}', which is not in the catalogue: {', '.join(catalog)}."
+            )
+    return catalog
+
+
+@asynccontextmanager
+async def _loaded_beside(engine: Engine, specs: Sequence[ModelSpec]) -> AsyncIterator[None]:
+    """Load models while the bot logs in; the block does not wait for them."""
+
+    async def load() -> None:
+        for spec in specs:
+            try:
+                await engine.fetch(spec, lambda _: None)
+                await engine.load(spec, lambda _: None)
+            except BotError as error:
+                log.error("%s is not loaded at the start: %s", spec.alias, error)
+
+    loading = asyncio.create_task(load())
+    try:
+        yield
+    finally:
+        loading.cancel()
+        await asyncio.gather(loading, return_exceptions=True)
+
+
 def run(settings: Settings, *, force_sync: bool = False) -> int:
     """Run the bot on Discord until it is told to stop; the exit code is 0 then.
 
@@ -77,9 +119,7 @@ def run(settings: Settings, *, force_sync: bool = False) -> int:
         BotError: it cannot start.
     """
     token = settings.required_token()
-    load_catalog(
-        settings.models_file, default=settings.default_model
-    )  # a fault is said before seconds of imports
+    read_catalog(settings)  # a fault is said before seconds of imports
     configure_logging(settings.log_level, settings.secrets)
     asyncio.run(_serve(settings, token, force_sync=force_sync))
     return 0

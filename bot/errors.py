@@ -31,6 +31,10 @@ class ModelUnavailable(BotError):
     """A model's files cannot be fetched or loaded."""
 
 
+class OutOfMemory(BotError):
+    """Memory ran out in the middle of an answer, and trying again did not help."""
+
+
 class PromptTooLong(BotError):
     """The messages alone fill the model's context window."""
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bot.errors import SettingsError
 
@@ -33,6 +33,13 @@ def _expanded(value: Any) -> Any:
 
 
 _Path = Annotated[Path, BeforeValidator(_expanded)]
+
+
+def _split(value: Any) -> Any:
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+_Aliases = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Settings(BaseSettings):
@@ -68,6 +75,14 @@ class Settings(BaseSettings):
     data_dir: _Path = Field(
         default_factory=lambda: platformdirs.user_data_path("punchline"),
         description="write a folder the bot may write to",
+    )
+    gpu_memory_budget: ByteSize | None = Field(
+        None, description="write a size such as 20GB, or leave it out for what is free at the start"
+    )
+    pinned_models: _Aliases = Field((), description="write aliases with commas between")
+    load_at_start: _Aliases = Field((), description="write aliases with commas between")
+    unload_idle_after_min: float | None = Field(
+        None, gt=0, le=10_080, description="write minutes, up to 10080 (a week), or leave it out for never"
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="write a number of tokens from 1 to 32768")
     queue_limit: int = Field(32, ge=0, le=10_000, description="write how many may wait, from 0 to 10000")

@@ -16,7 +16,8 @@ HEAVY = ("torch", "transformers", "bitsandbytes")
 MAY_USE_HEAVY = (
     "bot/inference/device.py",
     "bot/inference/loader.py",
-    "bot/inference/local.py",
+    "bot/inference/run.py",
+    "bot/inference/weights.py",
     "bot/inference/embedded.py",
     "bot/ops/doctor.py",
 )

@@ -17,8 +17,9 @@ from bot.chat.prompt import joke_messages
 from bot.errors import PromptTooLong, Unexpected
 from bot.inference.catalog import SamplingParams, load_catalog
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta
+from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
-from bot.inference.queue import Generation, InferenceQueue
+from bot.inference.queue import InferenceQueue
 from tests.conftest import CACHE_DIR
 from tests.world import open_world
 
@@ -87,8 +88,8 @@ async def test_the_model_is_in_nf4_with_double_quantization_and_bfloat16(smol_en
 
     async with InferenceQueue(smol_engine) as queue:
         await read(queue.submit(request(max_new_tokens=1)))
-    assert smol_engine._resident is not None
-    layers: list[Any] = [m for m in smol_engine._resident.model.modules() if isinstance(m, Linear4bit)]
+    with smol_engine.pool.lease(SMOL) as loaded:
+        layers: list[Any] = [m for m in loaded.model.modules() if isinstance(m, Linear4bit)]
     assert len(layers) == 30 * 7  # every projection of every block
     assert all(layer.weight.quant_type == "nf4" for layer in layers)
     # On a CPU the kernel unpacks the second quantization when it is first used; this is what was asked for.
@@ -138,13 +139,12 @@ async def test_a_failure_inside_the_model_reaches_the_person_and_the_next_answer
 ) -> None:
     async with InferenceQueue(smol_engine) as queue:
         await read(queue.submit(request(max_new_tokens=1)))
-        assert smol_engine._resident is not None
-        with monkeypatch.context() as broken:
+        with monkeypatch.context() as broken, smol_engine.pool.lease(SMOL) as loaded:
 
             def forward(*_: object, **__: object) -> None:
                 raise RuntimeError("device-side assert triggered")
 
-            broken.setattr(smol_engine._resident.model, "forward", forward)
+            broken.setattr(loaded.model, "forward", forward)
             _, finished, _ = await asyncio.wait_for(read(queue.submit(request())), 20)
         assert isinstance(finished.error, Unexpected)
         text, _, _ = await read(queue.submit(request()))

@@ -165,6 +165,29 @@ def test_settings_cannot_be_changed_later() -> None:
         settings.queue_limit = 1  # type: ignore[misc]
 
 
+@pytest.mark.parametrize(
+    ("written", "understood"), [("20GB", 20_000_000_000), ("8 GiB", 8 * 2**30), ("1000000", 1_000_000)]
+)
+def test_a_memory_budget_is_written_as_people_write_sizes(
+    monkeypatch: pytest.MonkeyPatch, written: str, understood: int
+) -> None:
+    monkeypatch.setenv("GPU_MEMORY_BUDGET", written)
+    assert load_settings(None).gpu_memory_budget == understood
+
+
+def test_a_memory_budget_that_is_no_size_is_said_with_an_example(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPU_MEMORY_BUDGET", "plenty")
+    assert told() == (
+        "GPU_MEMORY_BUDGET is malformed: write a size such as 20GB, or leave it out for what is free at the start."
+    )
+
+
+def test_lists_of_aliases_have_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PINNED_MODELS", "smol, gemma,")
+    settings = load_settings(None)
+    assert (settings.pinned_models, settings.load_at_start) == (("smol", "gemma"), ())
+
+
 def test_the_example_documents_every_setting_and_nothing_else() -> None:
     lines = EXAMPLE.read_text(encoding="utf-8").splitlines()
     written = [match[1] for line in lines if (match := re.match(r"([A-Z0-9_]+)=", line))]

@@ -22,7 +22,7 @@ from simcord.env import Env
 from bot.app import open_services
 from bot.client import PunchlineBot
 from bot.inference.engine import Engine, Finished
-from bot.inference.queue import Generation
+from bot.inference.generation import Generation
 from bot.replies.live import LiveReply
 from bot.settings import Settings
 

@@ -67,6 +67,11 @@ class ModelSpec(BaseModel):
         return self
 
     @property
+    def identity(self) -> ModelSpec:
+        """What a model in memory is known by: the same, however its answers are drawn."""
+        return self.model_copy(update={"sampling": SamplingParams()})
+
+    @property
     def place(self) -> str:
         """Where the files come from, for people."""
         return self.repository or self.source or ""

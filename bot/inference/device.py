@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -29,3 +33,29 @@ def read_device() -> DeviceReading:
     memory = psutil.virtual_memory()
     process_bytes = psutil.Process().memory_info().rss
     return DeviceReading("CPU", False, memory.total, memory.available, process_bytes)
+
+
+def budget_bytes() -> int:
+    """What models may take together where the operator does not say: what is free, less a margin.
+
+    On a GPU the margin is for fragments and other programs' fluctuations; in RAM it is larger, since the rest
+    of the machine lives there too.
+    """
+    reading = read_device()
+    margin_bytes = max(5e8, 0.05 * reading.total_bytes) if reading.is_gpu else 0.2 * reading.free_bytes
+    return max(0, int(reading.free_bytes - margin_bytes))
+
+
+def free_memory() -> None:
+    """Give back what nobody refers to any more: Python's cycles, PyTorch's cache, the C library's heap.
+
+    A module of a model and its hooks refer to each other, so counting references alone frees nothing.
+    """
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library than glibc
+            ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -49,12 +49,25 @@ class Queued:
     eta_s: float | None
 
 
+class LoadStep(StrEnum):
+    """What is being done for a model that is not in memory."""
+
+    LOADING = "loading"
+    DOWNLOADING = "downloading"
+
+
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """The model is being fetched or loaded; `fraction` is 0 to 1, or None where it cannot be told."""
+    """The model is being brought into memory.
+
+    `fraction` is how far the step is, 0 to 1; None where it cannot be told. `eta_s` is what the step will still
+    take, at the speed it has had so far.
+    """
 
     model: str
     fraction: float | None
+    eta_s: float | None = None
+    step: LoadStep = LoadStep.LOADING
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +99,42 @@ class GenerationRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
 
 
+Report = Callable[[Loading], None]
+
+
 class Engine(Protocol):
-    """Something that answers. `InferenceQueue` calls it for no more requests at a time than it has slots."""
+    """Something that answers. `InferenceQueue` calls it for no more requests at a time than it has slots.
+
+    An engine whose models are always there is always `ready`, and the other methods about models do nothing.
+    """
+
+    def ready(self, model: ModelSpec) -> bool:
+        """Whether the model is in memory: it could answer at once."""
+        ...
+
+    async def fetch(self, model: ModelSpec, report: Report) -> None:
+        """Bring the model's files to this disk and learn how much memory it needs.
+
+        Raises:
+            BotError: it cannot be had.
+        """
+        ...
+
+    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+        """The models that must be unloaded so that a fetched one fits; None while models in use are in the way.
+
+        Raises:
+            BotError: it can never fit.
+        """
+        ...
+
+    async def load(self, model: ModelSpec, report: Report) -> None:
+        """Bring a fetched model into memory, unloading others for it. Cancelling the task stops it.
+
+        Raises:
+            BotError: it cannot be loaded.
+        """
+        ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Answer `request`: any number of `Loading` and `TextDelta`, then one `Finished`.

@@ -6,9 +6,12 @@ quantization and bfloat16 compute; safetensors only; code that comes with a chec
 
 from __future__ import annotations
 
+import gc
 import logging
+import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,8 @@ from bot.errors import ModelUnavailable
 from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.embedded import Progress
+from bot.inference.memory import Footprint
+from bot.inference.weights import weights_reported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -60,6 +65,10 @@ class LoadedModel:
         assert isinstance(text, str)  # noqa: S101  a list of ids gives one text
         return text
 
+    def measured(self, estimate: Footprint) -> Footprint:
+        """The estimate, with the weights as they are."""
+        return replace(estimate, weights_bytes=int(self.model.get_memory_footprint()))
+
 
 class ModelLoader:
     """Finds, fetches and loads models.
@@ -83,6 +92,11 @@ class ModelLoader:
         transformers.logging.disable_progress_bar()
         # bitsandbytes tells at every start that optional kernels for the CPU are not installed.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        import bitsandbytes  # noqa: F401  slow too
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  what is behind them is lazy
+
+        # Unloading collects garbage, which stops every thread: what was imported need not be looked at again.
+        gc.freeze()
 
     def present(self, spec: ModelSpec) -> Path | None:
         """The folder with the model's files if all of them are on this disk; asks no network.
@@ -119,7 +133,7 @@ class ModelLoader:
         return hub.fetch(spec, self._hf_token, report)
 
     def load(self, spec: ModelSpec, report: Progress) -> LoadedModel:
-        """Load a model; call it on the thread that will run it.
+        """Load a model; one at a time in a process, for it listens to transformers' own progress.
 
         Raises:
             ModelUnavailable: files are missing or broken, or there is not the memory for it.
@@ -129,28 +143,41 @@ class ModelLoader:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = self.fetch(spec, report)
-        report(f"loading {spec.alias}", None)
+        step = f"loading {spec.alias}"
+        report(step, None)
         try:
             common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                device_map="auto",
-                dtype=torch.bfloat16,
-                use_safetensors=True,
-                quantization_config=_quantization(spec),
-                **common,
-            )
+            with weights_reported(partial(report, step)):
+                model = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    device_map="auto",
+                    dtype=torch.bfloat16,
+                    use_safetensors=True,
+                    quantization_config=_quantization(spec),
+                    **common,
+                )
             return _ready(spec, tokenizer, model.eval())
-        except torch.OutOfMemoryError as error:
-            raise ModelUnavailable(f"{spec.alias} does not fit into this GPU's memory.") from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
+            raise ModelUnavailable(
+                f"{spec.alias} does not fit into the memory that is free now. Please try a smaller model; the "
+                "operator can lower its context_tokens, or GPU_MEMORY_BUDGET if other programs use the device."
+            ) from None
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TemplateError) as error:
             # A missing file, an unknown architecture, a broken header or template: the log has its text.
             log.exception("cannot load %s from %s", spec.alias, folder)
+            traceback.clear_frames(error.__traceback__)
             raise ModelUnavailable(
                 f"{spec.alias} cannot be loaded: its files are missing, broken or of a kind that is not "
                 "supported. The operator finds the reason in the log."
             ) from error
+
+
+def footprint(folder: Path, spec: ModelSpec) -> Footprint:
+    """What a model will need: its weights as they are on the disk, quantized."""
+    on_disk_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return Footprint(on_disk_bytes // 3 if spec.quantization == "nf4" else on_disk_bytes, 0)
 
 
 def _quantization(spec: ModelSpec) -> Any:

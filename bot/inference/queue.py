@@ -1,9 +1,11 @@
 """The queue in front of the one GPU: who runs, who waits, who is told what.
 
-`submit` gives a place or refuses at once. Each `Generation` that has its turn is run by a task of its own,
-and the next one starts when that task has ended, which is when the model has really stopped. What the person
-is told does not wait for that: a cancelled or timed-out generation is finished for its reader in the same
-instant, so nobody waits for ever even if a model hangs.
+`submit` gives a place or refuses at once. A `Generation` that has its turn is run by a task of its own, and its
+slot goes on when that task has ended, which is when the model has really stopped. What the person is told does
+not wait for that: a cancelled or timed-out generation is finished for its reader in the same instant.
+
+A model that is not in memory is prepared beside what runs (`Preparations`); whoever waits for it holds no slot.
+Every change ends in `_advance`, which starts what can be started. Nothing polls.
 """
 
 from __future__ import annotations
@@ -11,99 +13,36 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import secrets
-from collections import deque
 from collections.abc import Callable
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
 from bot.errors import BotError, GenerationTimeout, QueueFull, QueueTimeout, ShuttingDown, Unexpected
-from bot.inference.engine import (
-    Engine,
-    Event,
-    Finished,
-    FinishReason,
-    GenerationRequest,
-    Loading,
-    Queued,
-    TextDelta,
-    Usage,
-)
+from bot.inference.catalog import ModelSpec
+from bot.inference.engine import Engine, Event, Finished, FinishReason, GenerationRequest, Loading, Queued
+from bot.inference.generation import Generation
+from bot.inference.preparations import Preparations
+from bot.inference.schedule import OVERTAKING_LIMIT, next_to_start
 
 log = logging.getLogger(__name__)
 
+_LOADING = 0
 STOP_GRACE_S = 10.0  # how long closing waits for models to stop before it leaves them
-
-
-class Generation:
-    """One request on its way: an async iterator of events, the last of which is `Finished`.
-
-    Use it as an async context manager; leaving the block gives its place back, whatever happened.
-    """
-
-    def __init__(self, request: GenerationRequest, on_cancel: Callable[[Generation], None]) -> None:
-        self.id = secrets.token_hex(4)
-        self.request = request
-        self.finished: Finished | None = None
-        self._events: asyncio.Queue[Event] = asyncio.Queue()
-        self._on_cancel = on_cancel
-        self._usage = Usage()
-        self._drained = False
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cancel()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._drained:
-            raise StopAsyncIteration
-        return self._taken(await self._events.get())
-
-    def next_nowait(self) -> Event | None:
-        """The next event if it is there already, so that a slow reader can catch up in one go."""
-        return None if self._events.empty() else self._taken(self._events.get_nowait())
-
-    def cancel(self) -> None:
-        """Stop it, waiting or running; does nothing once it has finished."""
-        self._on_cancel(self)
-
-    def put(self, event: Event) -> None:
-        """Hand an event to the reader; for the queue. Whatever comes after `Finished` is dropped."""
-        if self.finished is not None:
-            return
-        if isinstance(event, TextDelta):
-            self._usage = event.usage
-        if isinstance(event, Finished):
-            self.finished = event
-        self._events.put_nowait(event)
-
-    def ending(self, reason: FinishReason, error: BotError | None = None) -> Finished:
-        """An end that does not come from the engine, with the numbers so far; for the queue."""
-        return Finished(reason, self._usage, error)
-
-    def _taken(self, event: Event) -> Event:
-        self._drained = isinstance(event, Finished)
-        return event
+_RESTARTING = "The bot is restarting; please ask again in a minute."
 
 
 class InferenceQueue:
-    """Requests wait here, first come first served, for one of the engine's slots.
+    """Requests wait here for one of the engine's slots, in the order of arrival but for `schedule`'s exception.
 
     Args:
         engine: what answers; not closed by the queue.
         slots: how many requests the engine is given at a time.
         limit: how many may wait beside those that run.
-        queue_timeout_s: the longest wait for a turn.
-        load_timeout_s: the longest a model may take to load, counted from the turn on.
+        queue_timeout_s: the longest wait for a turn, the loading of one's model apart.
+        load_timeout_s: the longest anybody waits for a model to be fetched and loaded.
         generation_timeout_s: the longest an answer may take once the model is there.
+        overtaking_limit: how many later arrivals may go first because their model is in memory.
     """
 
     def __init__(
@@ -115,6 +54,7 @@ class InferenceQueue:
         queue_timeout_s: float = 300.0,
         load_timeout_s: float = 1_800.0,
         generation_timeout_s: float = 180.0,
+        overtaking_limit: int = OVERTAKING_LIMIT,
     ) -> None:
         self._engine = engine
         self._slots = slots
@@ -122,9 +62,11 @@ class InferenceQueue:
         self._queue_timeout_s = queue_timeout_s
         self._load_timeout_s = load_timeout_s
         self._generation_timeout_s = generation_timeout_s
-        self._waiting: deque[Generation] = deque()
+        self._overtaking_limit = overtaking_limit
+        self._waiting: list[Generation] = []
         self._running: dict[Generation, asyncio.Task[Finished]] = {}
         self._timers: dict[Generation, asyncio.TimerHandle] = {}
+        self._told: dict[Generation, int] = {}  # the position that each who waits knows of, or _LOADING
         self._mean_run_s: float | None = None
         self._closing = False
 
@@ -133,6 +75,9 @@ class InferenceQueue:
         # from the context the queue was opened in.
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
+        self._preparations = Preparations(
+            self._engine, told=self._tell_loading, failed=self._fail, changed=self._advance
+        )
         return self
 
     async def __aexit__(
@@ -140,19 +85,16 @@ class InferenceQueue:
     ) -> None:
         self._closing = True
         for generation in (*self._waiting, *self._running):
-            self._end(
-                generation,
-                FinishReason.ERROR,
-                ShuttingDown("The bot is restarting; please ask again in a minute."),
-            )
-        if self._running:
-            _, stuck = await asyncio.wait(tuple(self._running.values()), timeout=STOP_GRACE_S)
+            self._end(generation, FinishReason.ERROR, ShuttingDown(_RESTARTING))
+        tasks = (*self._running.values(), *self._preparations.cancel_all())
+        if tasks:
+            _, stuck = await asyncio.wait(tasks, timeout=STOP_GRACE_S)
             if stuck:
-                log.error("left %d generation(s) that did not stop within %.0f s", len(stuck), STOP_GRACE_S)
+                log.error("left %d task(s) that did not stop within %.0f s", len(stuck), STOP_GRACE_S)
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn."""
+        """How many wait for their turn or their model."""
         return len(self._waiting)
 
     @property
@@ -168,22 +110,40 @@ class InferenceQueue:
             ShuttingDown: the queue is being closed.
         """
         if self._closing:
-            raise ShuttingDown("The bot is restarting; please ask again in a minute.")
-        generation = Generation(request, self._cancel)
-        if len(self._running) < self._slots:
-            self._start(generation)
-        elif len(self._waiting) < self._limit:
-            self._wait(generation)
-        else:
+            raise ShuttingDown(_RESTARTING)
+        if len(self._running) + len(self._waiting) >= self._slots + self._limit:
             raise QueueFull(
                 f"Too many people are asking at once ({self._limit} are waiting already). Please try again in a minute."
             )
-        return generation
-
-    def _wait(self, generation: Generation) -> None:
+        generation = Generation(request, self._cancel)
         self._waiting.append(generation)
         self._set_timer(generation, self._queue_timeout_s, self._queue_expired)
-        self._tell(generation, len(self._waiting))
+        self._advance()
+        return generation
+
+    def _advance(self) -> None:
+        """Start what can be started: generations whose model is there, and what brings the other models."""
+        if self._closing:
+            return
+        while len(self._running) < self._slots:
+            chosen = next_to_start(
+                self._waiting,
+                ready=lambda one: self._engine.ready(one.request.model),
+                excused=lambda one: self._preparations.progress(one.request.model) is not None,
+                limit=self._overtaking_limit,
+            )
+            if chosen is None:
+                break
+            self._waiting.remove(chosen)
+            self._told.pop(chosen, None)
+            self._start(chosen)
+        self._context.copy().run(self._preparations.update, self._waiting, self._may_unload)
+        self._tell_all()
+
+    def _may_unload(self, victims: tuple[ModelSpec, ...], wanting: Generation) -> bool:
+        """Whether these models may go for the one that `wanting` waits for: others may still have use for them."""
+        needed = any(one.request.model in victims for one in self._waiting)
+        return not needed or wanting.overtaken >= self._overtaking_limit
 
     def _start(self, generation: Generation) -> None:
         task = self._context.copy().run(self._loop.create_task, self._run(generation))
@@ -196,7 +156,6 @@ class InferenceQueue:
         ending: Finished | None = None
         try:
             async with aclosing(self._engine.generate(generation.request)) as events:
-                # Until an engine says that it loads, it is expected to answer.
                 self._set_timer(generation, self._generation_timeout_s, self._generation_expired)
                 async for event in events:
                     if isinstance(event, Finished):
@@ -216,16 +175,19 @@ class InferenceQueue:
         return ending
 
     def _ended(self, generation: Generation, task: asyncio.Task[Finished]) -> None:
-        """The model has stopped: the slot goes to whoever waits longest, and the reader hears of the end."""
+        """The model has stopped: the slot is free, and the reader hears of the end."""
         self._clear_timer(generation)
         del self._running[generation]
-        if self._waiting and not self._closing:
-            self._start(self._waiting.popleft())
-            self._tell_all()
         generation.put(generation.ending(FinishReason.CANCELLED) if task.cancelled() else task.result())
+        self._advance()
 
     def _cancel(self, generation: Generation) -> None:
         self._end(generation, FinishReason.CANCELLED)
+
+    def _fail(self, model: ModelSpec, error: BotError) -> None:
+        """A model cannot be had: everybody who waits for it hears why."""
+        for generation in [one for one in self._waiting if one.request.model == model]:
+            self._end(generation, FinishReason.ERROR, error)
 
     def _end(self, generation: Generation, reason: FinishReason, error: BotError | None = None) -> None:
         """Finish for the reader at once, and ask the model to stop."""
@@ -233,11 +195,12 @@ class InferenceQueue:
             return
         generation.put(generation.ending(reason, error))
         self._clear_timer(generation)
+        self._told.pop(generation, None)
         if generation in self._running:
             self._running[generation].cancel()
         else:
             self._waiting.remove(generation)
-            self._tell_all()
+            self._advance()
 
     def _queue_expired(self, generation: Generation) -> None:
         text = f"Your turn did not come within {_spoken(self._queue_timeout_s)}. Please try again later."
@@ -255,10 +218,9 @@ class InferenceQueue:
         self._end(generation, FinishReason.ERROR, GenerationTimeout(text))
 
     def _restart_timer(self, generation: Generation, event: Event) -> None:
-        """Loading has a time of its own; the answer's time starts when the model is there."""
+        """An engine that loads while it answers has the time of a load for that."""
         if isinstance(event, Loading):
-            loaded = event.fraction == 1.0
-            if loaded:
+            if event.fraction == 1.0:
                 self._set_timer(generation, self._generation_timeout_s, self._generation_expired)
             else:
                 self._set_timer(generation, self._load_timeout_s, self._load_expired)
@@ -276,13 +238,28 @@ class InferenceQueue:
     def _measured(self, run_s: float) -> None:
         self._mean_run_s = run_s if self._mean_run_s is None else 0.8 * self._mean_run_s + 0.2 * run_s
 
-    def _tell_all(self) -> None:
-        for position, generation in enumerate(self._waiting, start=1):
-            self._tell(generation, position)
+    def _tell_loading(self, model: ModelSpec, event: Loading) -> None:
+        """All who wait for a model hear how far it is; they have the time of a load for that."""
+        for generation in self._waiting:
+            if generation.request.model == model:
+                if self._told.get(generation) != _LOADING:
+                    self._told[generation] = _LOADING
+                    self._set_timer(generation, self._load_timeout_s, self._load_expired)
+                generation.put(event)
 
-    def _tell(self, generation: Generation, position: int) -> None:
-        eta_s = None if self._mean_run_s is None else position * self._mean_run_s / self._slots
-        generation.put(Queued(position, eta_s))
+    def _tell_all(self) -> None:
+        """Everybody hears what is new to them: a position, or that their model is on its way."""
+        for position, generation in enumerate(self._waiting, start=1):
+            knows = self._told.get(generation)
+            if progress := self._preparations.progress(generation.request.model):
+                if knows != _LOADING:
+                    self._tell_loading(generation.request.model, progress)
+            elif knows != position:
+                if knows == _LOADING:  # its model is there: from now on it waits for its turn
+                    self._set_timer(generation, self._queue_timeout_s, self._queue_expired)
+                self._told[generation] = position
+                eta_s = None if self._mean_run_s is None else position * self._mean_run_s / self._slots
+                generation.put(Queued(position, eta_s))
 
 
 def _spoken(seconds: float) -> str:

@@ -6,7 +6,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 
-from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Loading, TextDelta, Usage
+from bot.inference.catalog import ModelSpec
+from bot.inference.engine import (
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Loading,
+    Report,
+    TextDelta,
+    Usage,
+)
 
 
 @dataclass
@@ -46,6 +56,20 @@ class ScriptedEngine:
             self.stopped += 1
             raise
         yield Finished(self.reason, usage)
+
+    def ready(self, model: ModelSpec) -> bool:
+        """Everything is always there."""
+        return True
+
+    async def fetch(self, model: ModelSpec, report: Report) -> None:
+        """Nothing to fetch."""
+
+    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+        """Nothing is in the way."""
+        return ()
+
+    async def load(self, model: ModelSpec, report: Report) -> None:
+        """Nothing to load."""
 
     async def aclose(self) -> None:
         """Nothing to let go of."""

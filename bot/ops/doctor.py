@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from bot.app import model_loader
+from bot.app import model_loader, read_catalog
 from bot.errors import BotError
-from bot.inference.catalog import ModelCatalog, load_catalog
+from bot.inference.catalog import ModelCatalog
 from bot.ops.logs import configure_logging
 from bot.settings import Settings
 
@@ -50,7 +50,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _token(settings)
     yield from _folders(settings)
     try:
-        catalog = load_catalog(settings.models_file, default=settings.default_model)
+        catalog = read_catalog(settings)
     except BotError as error:
         yield Finding(Verdict.FAILED, "catalogue", str(error))
         return

@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from bot.app import model_loader
+from bot.app import model_loader, read_catalog
 from bot.inference import embedded
-from bot.inference.catalog import EMBEDDED, ModelSpec, load_catalog
+from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.ops.logs import configure_logging
 from bot.settings import Settings
 
@@ -21,7 +21,7 @@ def pull(settings: Settings, alias: str) -> int:
         BotError: there is no such alias, or its files cannot be had.
     """
     configure_logging(settings.log_level, settings.secrets)
-    spec = load_catalog(settings.models_file, default=settings.default_model).resolve(alias)
+    spec = read_catalog(settings).resolve(alias)
     loader = model_loader(settings)
     present = loader.present(spec)
     if present is not None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import discord
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
-from bot.inference.queue import Generation
+from bot.inference.generation import Generation
 from bot.replies.pages import split_pages
 from bot.replies.surface import InteractionSurface
 from bot.replies.views import StopView
@@ -56,8 +56,8 @@ class _Shown:
         match event:
             case Queued(position, eta_s):
                 self.status = queued_line(position, eta_s)
-            case Loading(model, fraction):
-                self.status = loading_line(model, fraction)
+            case Loading():
+                self.status = loading_line(event)
             case TextDelta(text, _):
                 self.text += text
                 if self.has_words:
@@ -177,15 +177,24 @@ class LiveReply:
 
 def queued_line(position: int, eta_s: float | None) -> str:
     """What somebody who waits reads."""
-    about = f" · about {max(1, round(eta_s))} s" if eta_s is not None else ""
+    about = f" · about {spoken_eta(eta_s)}" if eta_s is not None else ""
     ahead = "You are next" if position == 1 else f"{position - 1} ahead of you"
     return f"-# ⏳ {ahead}{about}"
 
 
-def loading_line(model: str, fraction: float | None) -> str:
+def loading_line(loading: Loading) -> str:
     """What somebody reads whose model is not in memory yet."""
-    part = f" · {fraction:.0%}" if fraction is not None and fraction < 1 else ""
-    return f"-# ⏳ Loading {model}{part}"
+    parts = [f"-# ⏳ {loading.step.capitalize()} {loading.model}"]
+    if loading.fraction is not None and loading.fraction < 1:
+        parts.append(f"{loading.fraction:.0%}")
+    if loading.eta_s is not None:
+        parts.append(f"about {spoken_eta(loading.eta_s)}")
+    return " · ".join(parts)
+
+
+def spoken_eta(seconds: float) -> str:
+    """A wait for people: "9 s", "12 min"."""
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
 def ending_lines(finished: Finished, model: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import discord
 
-from bot.inference.queue import Generation
+from bot.inference.generation import Generation
 
 
 class StopView(discord.ui.View):

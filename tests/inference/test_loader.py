@@ -118,7 +118,32 @@ def test_nf4_is_doubly_quantized_and_computes_in_bfloat16(checkpoint: Path) -> N
 def test_what_is_done_is_told_before_the_slow_part(checkpoint: Path) -> None:
     steps: list[tuple[str, float | None]] = []
     ModelLoader(checkpoint).load(spec_of(checkpoint), lambda step, fraction: steps.append((step, fraction)))
-    assert steps == [("loading tiny", None)]
+    assert steps[0] == ("loading tiny", None)
+    assert {step for step, _ in steps} == {"loading tiny"}
+
+
+def test_progress_is_the_part_of_the_weights_that_is_in_place(checkpoint: Path) -> None:
+    told: list[float | None] = []
+    ModelLoader(checkpoint).load(spec_of(checkpoint), lambda _, fraction: told.append(fraction))
+    fractions = [fraction for fraction in told if fraction is not None]
+    assert fractions == sorted(fractions)
+    assert fractions[0] == 0.0
+    assert 0.8 < fractions[-1] < 1.0
+    assert len(fractions) > 15  # one for each of its tensors
+
+
+@pytest.mark.parametrize("at", [0.0, 0.5])
+def test_whoever_hears_of_the_progress_can_end_the_load(checkpoint: Path, at: float) -> None:
+    class EnoughError(Exception):
+        pass
+
+    def report(_: str, fraction: float | None) -> None:
+        if fraction is not None and fraction >= at:
+            raise EnoughError
+
+    with pytest.raises(EnoughError):
+        ModelLoader(checkpoint).load(spec_of(checkpoint), report)
+    assert load(checkpoint).model is not None
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(checkpoint: Path) -> None:

@@ -32,7 +32,8 @@ from bot.inference.engine import (
     TextDelta,
     Usage,
 )
-from bot.inference.queue import Generation, InferenceQueue
+from bot.inference.generation import Generation
+from bot.inference.queue import InferenceQueue
 from bot.inference.scripted import ScriptedEngine
 
 SPEC = ModelSpec(alias="tiny", source="embedded", context_tokens=256, description="a model")

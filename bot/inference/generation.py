@@ -1,0 +1,75 @@
+"""One request on its way, as its reader holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from bot.errors import BotError
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+
+
+class Generation:
+    """An async iterator of events, the last of which is `Finished`.
+
+    Use it as an async context manager; leaving the block gives its place back, whatever happened.
+
+    Attributes:
+        overtaken: how many later arrivals were begun before it, those apart that were begun while its own model
+            was being fetched or loaded.
+    """
+
+    def __init__(self, request: GenerationRequest, on_cancel: Callable[[Generation], None]) -> None:
+        self.id = secrets.token_hex(4)
+        self.request = request
+        self.finished: Finished | None = None
+        self.overtaken = 0
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._on_cancel = on_cancel
+        self._usage = Usage()
+        self._drained = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Event:
+        if self._drained:
+            raise StopAsyncIteration
+        return self._taken(await self._events.get())
+
+    def next_nowait(self) -> Event | None:
+        """The next event if it is there already, so that a slow reader can catch up in one go."""
+        return None if self._events.empty() else self._taken(self._events.get_nowait())
+
+    def cancel(self) -> None:
+        """Stop it, waiting or running; does nothing once it has finished."""
+        self._on_cancel(self)
+
+    def put(self, event: Event) -> None:
+        """Hand an event to the reader; for the queue. Whatever comes after `Finished` is dropped."""
+        if self.finished is not None:
+            return
+        if isinstance(event, TextDelta):
+            self._usage = event.usage
+        if isinstance(event, Finished):
+            self.finished = event
+        self._events.put_nowait(event)
+
+    def ending(self, reason: FinishReason, error: BotError | None = None) -> Finished:
+        """An end that does not come from the engine, with the numbers so far; for the queue."""
+        return Finished(reason, self._usage, error)
+
+    def _taken(self, event: Event) -> Event:
+        self._drained = isinstance(event, Finished)
+        return event

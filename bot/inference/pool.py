@@ -1,0 +1,250 @@
+"""The models in memory: which there are, under which budget, and how another one gets in.
+
+A model takes its whole need from the budget, the cache for a full context too, so that no answer runs out of
+memory because of a neighbour. What is not in use goes, the least recently used first, when room is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bot.errors import ModelUnavailable
+from bot.inference.catalog import ModelSpec
+from bot.inference.device import budget_bytes, free_memory
+from bot.inference.engine import Loading, Report
+from bot.inference.loader import LoadedModel, ModelLoader, footprint
+from bot.inference.memory import Footprint, MemoryReport, Resident, gigabytes
+from bot.inference.pace import Pace
+from bot.inference.threads import Emit, OneShotThread, in_thread
+
+log = logging.getLogger(__name__)
+
+Measure = Callable[[Path, ModelSpec], Footprint]
+
+
+@dataclass(slots=True)
+class _Place:
+    """A model in memory; `idle_since_s` counts while nobody uses it."""
+
+    loaded: LoadedModel
+    footprint: Footprint
+    idle_since_s: float
+    users: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class ModelPool:
+    """Models in memory.
+
+    Args:
+        loader: fetches and loads.
+        budget_bytes: what all models together may take; None for what the device has free when the first model
+            is fetched, less a margin.
+        pinned: aliases that are not unloaded for others, nor when they are idle.
+        unload_idle_after_s: how long a model stays that nobody uses; None for as long as there is room.
+        measure: what a model will need, from its files.
+    """
+
+    def __init__(
+        self,
+        loader: ModelLoader,
+        *,
+        budget_bytes: int | None = None,
+        pinned: Collection[str] = (),
+        unload_idle_after_s: float | None = None,
+        measure: Measure = footprint,
+    ) -> None:
+        self._loader = loader
+        self._budget_bytes = budget_bytes
+        self._pinned = frozenset(pinned)
+        self._unload_idle_after_s = unload_idle_after_s
+        self._measure = measure
+        self._places: dict[ModelSpec, _Place] = {}
+        self._needs: dict[ModelSpec, Footprint] = {}
+        self._loading = asyncio.Lock()
+        self._released = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def ready(self, spec: ModelSpec) -> bool:
+        """Whether the model is in memory."""
+        return spec.identity in self._places
+
+    async def fetch(self, spec: ModelSpec, report: Report) -> None:
+        """Bring the files here and measure what the model needs; see `Engine.fetch`."""
+        if spec.identity in self._needs and self.ready(spec):
+            return
+
+        def work(emit: Emit[Loading], stopped: threading.Event) -> None:
+            folder = self._loader.fetch(spec, _telling(spec, emit, stopped))
+            if self._budget_bytes is None:
+                self._budget_bytes = budget_bytes()
+            self._needs[spec.identity] = self._measure(folder, spec)
+
+        await self._reported(work, report, "fetch")
+
+    def victims(self, spec: ModelSpec) -> tuple[ModelSpec, ...] | None:
+        """Who must go for a fetched model; see `Engine.victims`."""
+        need_bytes, budget_bytes = self._needs[spec.identity].total_bytes, self._budget_bytes or 0
+        pinned = [p for p in self._places.values() if self._is_pinned(p.loaded.spec)]
+        pinned_bytes = sum(place.footprint.total_bytes for place in pinned)
+        if need_bytes > budget_bytes - pinned_bytes:
+            raise _too_big(spec, need_bytes, budget_bytes, [place.loaded.spec.alias for place in pinned])
+        excess = need_bytes + sum(p.footprint.total_bytes for p in self._places.values()) - budget_bytes
+        chosen: list[ModelSpec] = []
+        for place in self._idle():
+            if excess <= 0:
+                break
+            chosen.append(place.loaded.spec)
+            excess -= place.footprint.total_bytes
+        return tuple(chosen) if excess <= 0 else None
+
+    async def load(self, spec: ModelSpec, report: Report) -> None:
+        """Load a fetched model, unloading others for it as soon as they can be; see `Engine.load`."""
+        async with self._loading:
+            if self.ready(spec):
+                return
+            while (victims := self.victims(spec)) is None:
+                self._released.clear()
+                await self._released.wait()
+            await self._load(spec, [self._taken_out(victim) for victim in victims], report)
+
+    @contextmanager
+    def lease(self, spec: ModelSpec) -> Iterator[LoadedModel]:
+        """A model in memory, which stays there until the block is left."""
+        place = self._places[spec.identity]
+        place.users += 1
+        if place.timer is not None:
+            place.timer.cancel()
+        try:
+            yield place.loaded
+        finally:
+            place.users -= 1
+            self._rest(place)
+
+    async def unload_idle(self) -> None:
+        """Unload whatever nobody uses and is not pinned, and give its memory back."""
+        await self._unload([place.loaded.spec for place in self._idle()], always=True)
+
+    def report(self) -> MemoryReport:
+        """What is in memory now."""
+        now_s = time.monotonic()
+        residents = tuple(
+            Resident(
+                alias=place.loaded.spec.alias,
+                footprint=place.footprint,
+                pinned=self._is_pinned(place.loaded.spec),
+                idle_s=None if place.users else now_s - place.idle_since_s,
+            )
+            for place in self._places.values()
+        )
+        return MemoryReport(self._budget_bytes or 0, residents)
+
+    async def aclose(self) -> None:
+        """Let go of everything."""
+        for task in self._tasks:
+            task.cancel()
+        await self._unload([place.loaded.spec for place in self._places.values()])
+
+    def _is_pinned(self, spec: ModelSpec) -> bool:
+        return spec.alias in self._pinned
+
+    def _idle(self) -> list[_Place]:
+        """What may be unloaded, the least recently used first."""
+        idle = (p for p in self._places.values() if not p.users and not self._is_pinned(p.loaded.spec))
+        return sorted(idle, key=lambda place: place.idle_since_s)
+
+    def _taken_out(self, spec: ModelSpec) -> LoadedModel:
+        place = self._places.pop(spec.identity)
+        if place.timer is not None:
+            place.timer.cancel()
+        log.info("unloading %s", spec.alias)
+        return place.loaded
+
+    def _rest(self, place: _Place) -> None:
+        """Nobody may be using it now: it can go, and will some time."""
+        if place.users:
+            return
+        place.idle_since_s = time.monotonic()
+        self._released.set()
+        spec = place.loaded.spec
+        if self._unload_idle_after_s is not None and not self._is_pinned(spec) and self.ready(spec):
+            loop = asyncio.get_running_loop()
+            place.timer = loop.call_later(self._unload_idle_after_s, self._unload_later, spec)
+
+    def _unload_later(self, spec: ModelSpec) -> None:
+        task = asyncio.get_running_loop().create_task(self._unload([spec]))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _unload(self, specs: list[ModelSpec], *, always: bool = False) -> None:
+        """Unload; with `always`, what the device keeps for later is given back even if there was nothing."""
+        unloaded = [self._taken_out(spec) for spec in specs if self.ready(spec)]
+        if unloaded or always:
+            await self._reported(lambda *_: _let_go(unloaded), lambda _: None, "unload")
+            self._released.set()
+
+    async def _load(self, spec: ModelSpec, unloaded: list[LoadedModel], report: Report) -> None:
+        started_s = time.monotonic()
+        got: list[LoadedModel] = []
+
+        def work(emit: Emit[Loading], stopped: threading.Event) -> None:
+            if unloaded:
+                _let_go(unloaded)
+            try:
+                got.append(self._loader.load(spec, _telling(spec, emit, stopped)))
+            except BaseException:
+                free_memory()
+                raise
+
+        await self._reported(work, report, "load")
+        loaded = got.pop()
+        log.info("loaded %s in %.1f s", spec.alias, time.monotonic() - started_s)
+        place = _Place(loaded, loaded.measured(self._needs[spec.identity]), time.monotonic())
+        self._places[spec.identity] = place
+        self._rest(place)
+
+    async def _reported(
+        self, work: Callable[[Emit[Loading], threading.Event], None], report: Report, name: str
+    ) -> None:
+        async with aclosing(in_thread(OneShotThread(name), work)) as events:
+            async for event in events:
+                report(event)
+
+
+class _AbandonedError(Exception):
+    """Nobody wants the model any more that is being fetched or loaded."""
+
+
+def _telling(
+    spec: ModelSpec, emit: Emit[Loading], stopped: threading.Event
+) -> Callable[[str, float | None], None]:
+    """The loader's way to report: passes on what is worth telling, and breaks off when nobody listens."""
+    pace = Pace(spec.alias)
+
+    def report(step: str, fraction: float | None) -> None:
+        if stopped.is_set():
+            raise _AbandonedError
+        if event := pace.event(step, fraction):
+            emit(event)
+
+    return report
+
+
+def _let_go(unloaded: list[LoadedModel]) -> None:
+    unloaded.clear()
+    free_memory()
+
+
+def _too_big(spec: ModelSpec, need_bytes: int, budget_bytes: int, pinned: list[str]) -> ModelUnavailable:
+    beside = f" beside {', '.join(pinned)}, which stay loaded" if pinned else ""
+    return ModelUnavailable(
+        f"{spec.alias} needs about {gigabytes(need_bytes)}, and there are {gigabytes(budget_bytes)} for models"
+        f"{beside}. Please choose a smaller model."
+    )

@@ -1,0 +1,143 @@
+"""Bringing models into memory for those who wait: fetched beside each other, loaded one after another.
+
+Everybody who waits for a model shares its preparation. It ends when nobody waits for it any more, and its failure
+is everybody's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
+
+from bot.errors import BotError, Unexpected
+from bot.inference.catalog import ModelSpec
+from bot.inference.engine import Engine, Loading
+from bot.inference.generation import Generation
+
+log = logging.getLogger(__name__)
+
+# Whether models may be unloaded for the one that a generation waits for.
+MayUnload = Callable[[tuple[ModelSpec, ...], Generation], bool]
+
+
+class _Stage(Enum):
+    FETCHING = auto()
+    FETCHED = auto()  # its files are here; it waits for memory, or for another one's load
+    LOADING = auto()
+
+
+@dataclass(slots=True)
+class _Preparation:
+    stage: _Stage
+    last: Loading
+    task: asyncio.Task[None] | None = None
+
+
+class Preparations:
+    """What is being done for models that are not in memory.
+
+    Args:
+        engine: what fetches and loads.
+        told: hears of progress, for all who wait for the model.
+        failed: hears why a model cannot be had, likewise.
+        changed: called when something may be started that could not be before.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        told: Callable[[ModelSpec, Loading], None],
+        failed: Callable[[ModelSpec, BotError], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._told = told
+        self._failed = failed
+        self._changed = changed
+        self._all: dict[ModelSpec, _Preparation] = {}
+
+    def progress(self, model: ModelSpec) -> Loading | None:
+        """How far a model is that is being fetched or loaded right now; None if it is not."""
+        preparation = self._all.get(model)
+        return None if preparation is None or preparation.task is None else preparation.last
+
+    def update(self, waiting: Sequence[Generation], may_unload: MayUnload) -> None:
+        """Begin and give up what the line in front of the models asks for."""
+        first: dict[ModelSpec, Generation] = {}  # who has waited longest for each
+        for generation in waiting:
+            if not self._engine.ready(generation.request.model):
+                first.setdefault(generation.request.model, generation)
+        for model, preparation in list(self._all.items()):
+            if model not in first:
+                self._give_up(model, preparation)
+        for model in first:
+            if model not in self._all:
+                self._begin(model, _Stage.FETCHING)
+        if not any(one.stage is _Stage.LOADING for one in self._all.values()):
+            self._load_next(first, may_unload)
+
+    def cancel_all(self) -> list[asyncio.Task[None]]:
+        """Ask everything to stop; the tasks to wait for."""
+        tasks = [one.task for one in self._all.values() if one.task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    def _load_next(self, first: dict[ModelSpec, Generation], may_unload: MayUnload) -> None:
+        """Load the fetched model that somebody has waited for longest, as soon as there is room for it."""
+        for model, generation in first.items():
+            if self._all[model].stage is not _Stage.FETCHED:
+                continue
+            try:
+                victims = self._engine.victims(model)
+            except BotError as error:
+                del self._all[model]
+                self._failed(model, error)  # which comes back here for the others
+                return
+            if victims is not None and may_unload(victims, generation):
+                self._begin(model, _Stage.LOADING)
+            return
+
+    def _begin(self, model: ModelSpec, stage: _Stage) -> None:
+        preparation = self._all.setdefault(model, _Preparation(stage, Loading(model.alias, None)))
+        preparation.stage = stage
+
+        def report(event: Loading) -> None:
+            preparation.last = event
+            self._told(model, event)
+
+        work = self._engine.fetch if stage is _Stage.FETCHING else self._engine.load
+        preparation.task = asyncio.get_running_loop().create_task(work(model, report))
+        preparation.task.add_done_callback(partial(self._ended, model))
+        self._told(model, preparation.last)
+
+    def _give_up(self, model: ModelSpec, preparation: _Preparation) -> None:
+        if preparation.task is None:
+            del self._all[model]
+        elif not preparation.task.cancelling():
+            log.info("nobody waits for %s any more", model.alias)
+            preparation.task.cancel()
+
+    def _ended(self, model: ModelSpec, task: asyncio.Task[None]) -> None:
+        preparation = self._all[model]
+        if not task.cancelled() and task.exception() is None and preparation.stage is _Stage.FETCHING:
+            preparation.stage, preparation.task = _Stage.FETCHED, None
+        else:
+            del self._all[model]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(model, _explained(model, error))
+        self._changed()
+
+
+def _explained(model: ModelSpec, error: BaseException) -> BotError:
+    if isinstance(error, BotError):
+        return error
+    reference = secrets.token_hex(4)
+    log.error("%s: preparing %s failed", reference, model.alias, exc_info=error)
+    return Unexpected(f"while {model.alias} was being loaded", reference)

@@ -1,0 +1,147 @@
+"""One generation on the engine's thread: a streamer and a stopping criterion for transformers' `generate`."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from bot.errors import PromptTooLong
+from bot.inference.detokenizer import IncrementalDetokenizer
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from bot.inference.loader import LoadedModel
+from bot.inference.threads import Emit
+
+if TYPE_CHECKING:
+    import torch
+
+_MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this is refused
+_SMALL_PREFILL_TOKENS = 256  # at a time, when memory is short
+
+
+class DeviceMemoryExhausted(Exception):
+    """The device had no memory left in the middle of a generation. Never reaches a person."""
+
+
+class Run:
+    """One answer, which may be taken up again where it was broken off.
+
+    transformers' own text streamer hands text over by words and hangs its reader if `generate` raises; this
+    one hands over every token at once, and `in_thread` brings exceptions to the reader.
+
+    Raises:
+        PromptTooLong: the messages leave no room for an answer.
+    """
+
+    def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
+        self._loaded = loaded
+        self._params = request.params
+        self._prompt_ids = loaded.encode(request.messages)
+        self._ids: list[int] = []  # the answer so far
+        room = loaded.context_tokens - len(self._prompt_ids)
+        if room < _MIN_ANSWER_TOKENS:
+            raise PromptTooLong(
+                f"That is too long for {loaded.spec.alias}: {len(self._prompt_ids)} tokens, and it can read "
+                f"{loaded.context_tokens - _MIN_ANSWER_TOKENS}. Please shorten it."
+            )
+        self._limit = min(self._params.max_new_tokens, room)
+        self._detokenizer = IncrementalDetokenizer(loaded.decode)
+        self._first_token_s: float | None = None
+        self._begun_s = time.perf_counter()
+
+    def run(self, emit: Emit[Event], stopped: threading.Event, *, sparing: bool = False) -> None:
+        """Generate; the last thing emitted is `Finished`. Called again, it goes on after the last token.
+
+        Args:
+            emit: takes the events.
+            stopped: when it is set, the model stops within a token.
+            sparing: read the prompt in small pieces, which takes longer and less memory.
+
+        Raises:
+            DeviceMemoryExhausted: there is not the memory; nothing that was emitted is lost.
+        """
+        import torch
+
+        if not self._ids:
+            torch.manual_seed(self._params.seed if self._params.seed is not None else secrets.randbits(63))
+            self._begun_s = time.perf_counter()
+        self._emit, self._stopped = emit, stopped
+        model: Any = self._loaded.model  # its class is chosen by the checkpoint
+        with torch.inference_mode(), _exhaustion_told():
+            read = torch.tensor([[*self._prompt_ids, *self._ids]], device=model.device)
+            model.generate(
+                inputs=read,
+                attention_mask=torch.ones_like(read),
+                streamer=self,
+                stopping_criteria=[self._should_stop],
+                prefill_chunk_size=_SMALL_PREFILL_TOKENS if sparing else None,
+                **self._options(),
+            )
+        if rest := self._detokenizer.flush():
+            emit(TextDelta(rest, self._usage()))
+        emit(Finished(self._reason(), self._usage()))
+
+    def put(self, token_ids: torch.Tensor) -> None:
+        """Streamer: what the model reads comes first and is skipped, then every token as it is drawn."""
+        if token_ids.dim() > 1:
+            return
+        new = token_ids.tolist()
+        if self._first_token_s is None:
+            self._first_token_s = time.perf_counter() - self._begun_s
+        self._ids.extend(new)
+        if text := self._detokenizer.feed(new):
+            self._emit(TextDelta(text, self._usage()))
+
+    def end(self) -> None:
+        """Streamer: nothing to do, `run` goes on after `generate` anyway."""
+
+    def _should_stop(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
+        import torch
+
+        return torch.full((input_ids.shape[0],), self._stopped.is_set(), device=input_ids.device)
+
+    def _options(self) -> dict[str, Any]:
+        params = self._params
+        done = len(self._ids)
+        options: dict[str, Any] = {
+            "max_new_tokens": self._limit - done,
+            "min_new_tokens": max(0, min(params.min_new_tokens, self._limit) - done) or None,
+            "repetition_penalty": params.repetition_penalty,
+            "eos_token_id": list(self._loaded.eos_token_ids),
+            "pad_token_id": self._loaded.tokenizer.pad_token_id,
+            "do_sample": params.temperature > 0,
+        }
+        if params.temperature > 0:
+            options |= {"temperature": params.temperature, "top_p": params.top_p, "top_k": params.top_k}
+        return options
+
+    def _usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self._prompt_ids),
+            completion_tokens=len(self._ids),
+            time_to_first_token_s=self._first_token_s,
+            generation_s=time.perf_counter() - self._begun_s,
+        )
+
+    def _reason(self) -> FinishReason:
+        if self._ids and self._ids[-1] in self._loaded.eos_token_ids:
+            return FinishReason.STOP
+        return FinishReason.CANCELLED if self._stopped.is_set() else FinishReason.LENGTH
+
+
+@contextmanager
+def _exhaustion_told() -> Iterator[None]:
+    """One exception for all the ways in which PyTorch says that memory is short."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise DeviceMemoryExhausted from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # what the allocator for the CPU says
+            raise DeviceMemoryExhausted from error
+        raise

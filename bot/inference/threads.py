@@ -1,0 +1,79 @@
+"""Work in a thread, its results on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Protocol, TypeVar
+
+_Item = TypeVar("_Item")
+Emit = Callable[[_Item], None]
+Work = Callable[[Emit[_Item], threading.Event], None]
+
+
+class Submitter(Protocol):
+    """The part of `concurrent.futures.Executor` that is needed here."""
+
+    def submit(self, fn: Callable[..., None], /, *args: Any) -> Future[None]:
+        """Run `fn(*args)` somewhere else."""
+        ...
+
+
+class OneShotThread:
+    """Runs each piece of work on a thread of its own, which ends with it.
+
+    A thread that has entered OpenMP owns a pool of workers for as long as it lives, and on the CPU two such pools
+    halve each other's speed. What loads a model must therefore end before that model's speed matters. The
+    threads are daemons: a fetch that nothing can interrupt does not keep the process from leaving.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def submit(self, fn: Callable[..., None], /, *args: Any) -> Future[None]:
+        """Run `fn(*args)` on a new thread."""
+        future: Future[None] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                fn(*args)
+            except BaseException as error:
+                future.set_exception(error)
+            else:
+                future.set_result(None)
+
+        threading.Thread(target=run, name=self._name, daemon=True).start()
+        return future
+
+
+async def in_thread(thread: Submitter, work: Work[_Item]) -> AsyncGenerator[_Item, None]:
+    """Run `work` on `thread` and yield what it emits, as it emits it; raises what it raises.
+
+    Closing the generator sets the event that `work` was given, and returns when `work` has returned.
+    """
+    loop = asyncio.get_running_loop()
+    items: asyncio.Queue[_Item | Future[None]] = asyncio.Queue()
+    stopped = threading.Event()
+
+    def send(item: _Item | Future[None]) -> None:
+        with suppress(RuntimeError):  # the loop was closed; nobody listens
+            loop.call_soon_threadsafe(items.put_nowait, item)
+
+    future = thread.submit(work, send, stopped)
+    future.add_done_callback(send)
+    ended = False
+    try:
+        while (item := await items.get()) is not future:
+            yield item  # type: ignore[misc]  # only the future itself is no item
+        ended = True
+        future.result()
+    finally:
+        stopped.set()
+        if not ended and not future.cancel():
+            while await items.get() is not future:
+                pass

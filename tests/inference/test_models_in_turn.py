@@ -1,0 +1,277 @@
+"""Several models on one GPU, as those who wait for them see it: shared loads, progress, failures, fairness."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, field
+
+import pytest
+
+from bot.chat.messages import ChatMessage, Role
+from bot.errors import GenerationTimeout, ModelUnavailable, Unexpected
+from bot.inference.catalog import ModelSpec
+from bot.inference.engine import (
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    Loading,
+    LoadStep,
+    Queued,
+    Report,
+    TextDelta,
+    Usage,
+)
+from bot.inference.generation import Generation
+from bot.inference.queue import InferenceQueue
+from bot.inference.scripted import ScriptedEngine
+
+
+def spec_of(alias: str) -> ModelSpec:
+    return ModelSpec(alias=alias, source=f"/models/{alias}", context_tokens=256, description="a model")
+
+
+def request(alias: str) -> GenerationRequest:
+    return GenerationRequest(spec_of(alias), (ChatMessage(Role.USER, "Hi"),))
+
+
+@dataclass
+class Crowded(ScriptedEngine):
+    """Answers at once or when told, from room for `fits` models; fetching and loading wait for their gates.
+
+    Attributes:
+        journal: what was fetched, loaded, unloaded and answered, in order.
+        trouble: what fetching ("fetch x") or loading ("load x") raises.
+        gates: what fetching, loading or answering ("answer") waits for.
+    """
+
+    fits: int = 2
+    journal: list[str] = field(default_factory=list)
+    trouble: dict[str, Exception] = field(default_factory=dict)
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)
+    resident: list[ModelSpec] = field(default_factory=list)
+    in_use: list[ModelSpec] = field(default_factory=list)
+
+    def ready(self, model: ModelSpec) -> bool:
+        return model in self.resident
+
+    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+        if error := self.trouble.get(f"fit {model.alias}"):
+            raise error
+        excess = len(self.resident) + 1 - self.fits
+        idle = [one for one in self.resident if one not in self.in_use]
+        return tuple(idle[: max(0, excess)]) if len(idle) >= excess else None
+
+    async def fetch(self, model: ModelSpec, report: Report) -> None:
+        await self._do(f"fetch {model.alias}", Loading(model.alias, 0.5, 9.0, LoadStep.DOWNLOADING), report)
+
+    async def load(self, model: ModelSpec, report: Report) -> None:
+        for victim in self.victims(model) or ():
+            self.resident.remove(victim)
+            self.journal.append(f"unload {victim.alias}")
+        await self._do(f"load {model.alias}", Loading(model.alias, 0.62, 9.0), report)
+        self.resident.append(model)
+
+    async def _do(self, what: str, progress: Loading, report: Report) -> None:
+        self.journal.append(what)
+        report(progress)
+        try:
+            await self.gates.get(what, _OPEN).wait()
+        except asyncio.CancelledError:
+            self.journal.append(f"gave up {what}")
+            raise
+        if error := self.trouble.pop(what, None):
+            raise error
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        assert self.ready(request.model)
+        self.journal.append(f"answer {request.model.alias}")
+        self.in_use.append(request.model)
+        try:
+            await self.gates.get("answer", _OPEN).wait()
+            yield TextDelta("Ha.", Usage(8, 1))
+            yield Finished(FinishReason.STOP, Usage(8, 1))
+        finally:
+            self.in_use.remove(request.model)
+
+
+_OPEN = asyncio.Event()
+_OPEN.set()
+
+
+async def settled() -> None:
+    for _ in range(60):
+        await asyncio.sleep(0)
+
+
+async def read(generation: Generation) -> list[Event]:
+    async with generation:
+        return [event async for event in generation]
+
+
+def heard(generation: Generation) -> list[Event]:
+    """What was told and not read yet."""
+    events = []
+    while (event := generation.next_nowait()) is not None:
+        events.append(event)
+    return events
+
+
+def ending(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+async def test_two_who_ask_for_the_same_model_share_one_load_and_both_see_how_far_it_is() -> None:
+    engine = Crowded(gates={"load gemma": asyncio.Event()})
+    async with InferenceQueue(engine) as queue:
+        first, second = queue.submit(request("gemma")), queue.submit(request("gemma"))
+        await settled()
+        third = queue.submit(request("gemma"))
+        progress = Loading("gemma", 0.62, 9.0)
+        assert [heard(one)[-1] for one in (first, second, third)] == [progress] * 3
+        engine.gates["load gemma"].set()
+        for one in (first, second, third):
+            assert ending(await read(one)).reason is FinishReason.STOP
+    assert engine.journal == ["fetch gemma", "load gemma", *["answer gemma"] * 3]
+
+
+async def test_a_load_goes_on_for_the_other_when_the_one_who_asked_first_leaves() -> None:
+    engine = Crowded(gates={"load gemma": asyncio.Event()})
+    async with InferenceQueue(engine) as queue:
+        first, second = queue.submit(request("gemma")), queue.submit(request("gemma"))
+        await settled()
+        first.cancel()
+        await settled()
+        engine.gates["load gemma"].set()
+        assert ending(await read(second)).reason is FinishReason.STOP
+    assert engine.journal == ["fetch gemma", "load gemma", "answer gemma"]
+
+
+@pytest.mark.parametrize("stage", ["fetch gemma", "load gemma"])
+async def test_a_load_that_nobody_waits_for_any_more_is_given_up(stage: str) -> None:
+    engine = Crowded(gates={stage: asyncio.Event()})
+    async with InferenceQueue(engine) as queue:
+        generations = [queue.submit(request("gemma")) for _ in range(3)]
+        await settled()
+        for generation in generations:
+            generation.cancel()
+            assert ending(await read(generation)).reason is FinishReason.CANCELLED
+        await settled()
+        assert engine.journal[-1] == f"gave up {stage}"
+        engine.gates.clear()
+        assert ending(await read(queue.submit(request("gemma")))).reason is FinishReason.STOP
+
+
+async def test_who_comes_while_a_load_is_being_given_up_is_served_all_the_same() -> None:
+    engine = Crowded(gates={"load gemma": asyncio.Event()})
+    async with InferenceQueue(engine) as queue:
+        first = queue.submit(request("gemma"))
+        await settled()
+        first.cancel()
+        second = queue.submit(request("gemma"))
+        engine.gates.clear()
+        assert ending(await asyncio.wait_for(read(second), 5)).reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("stage", ["fetch gemma", "load gemma", "fit gemma"])
+async def test_a_model_that_cannot_be_had_tells_everybody_who_waits_and_the_next_try_works(
+    stage: str,
+) -> None:
+    engine = Crowded(trouble={stage: ModelUnavailable("gemma needs about 26 GB, and there are 24 GB.")})
+    async with InferenceQueue(engine) as queue:
+        generations = [queue.submit(request(alias)) for alias in ("gemma", "phi", "gemma")]
+        endings = [ending(await read(one)) for one in generations]
+        assert [str(end.error) for end in (endings[0], endings[2])] == [
+            "gemma needs about 26 GB, and there are 24 GB."
+        ] * 2
+        assert endings[1].reason is FinishReason.STOP
+        engine.trouble.clear()
+        assert ending(await read(queue.submit(request("gemma")))).reason is FinishReason.STOP
+
+
+async def test_a_bug_while_loading_is_a_sentence_with_a_number_that_the_log_has(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine = Crowded(trouble={"load gemma": ZeroDivisionError("internals")})
+    async with InferenceQueue(engine) as queue:
+        error = ending(await read(queue.submit(request("gemma")))).error
+    assert isinstance(error, Unexpected)
+    assert "internals" not in str(error)
+    assert error.reference in caplog.text
+
+
+async def test_while_a_model_is_fetched_others_are_answered() -> None:
+    engine = Crowded(gates={"fetch gemma": asyncio.Event()})
+    async with InferenceQueue(engine) as queue:
+        waiting = queue.submit(request("gemma"))
+        for _ in range(20):
+            assert ending(await read(queue.submit(request("smol")))).reason is FinishReason.STOP
+        assert heard(waiting)[-1] == Loading("gemma", 0.5, 9.0, LoadStep.DOWNLOADING)
+        assert waiting.overtaken == 0  # it lost nothing by that
+
+
+async def test_a_load_that_takes_too_long_ends_with_a_sentence_and_is_given_up() -> None:
+    engine = Crowded(gates={"load gemma": asyncio.Event()})
+    async with InferenceQueue(engine, load_timeout_s=0.02) as queue:
+        end = ending(await read(queue.submit(request("gemma"))))
+        await settled()
+    assert isinstance(end.error, GenerationTimeout)
+    assert "gemma could not be loaded" in str(end.error)
+    assert engine.journal[-1] == "gave up load gemma"
+
+
+async def test_loading_does_not_count_as_waiting_for_ones_turn() -> None:
+    engine = Crowded(gates={"load gemma": asyncio.Event()})
+    async with InferenceQueue(engine, queue_timeout_s=0.02) as queue:
+        generation = queue.submit(request("gemma"))
+        await asyncio.sleep(0.05)
+        engine.gates["load gemma"].set()
+        assert ending(await read(generation)).reason is FinishReason.STOP
+
+
+async def test_requests_for_what_is_in_memory_go_before_a_change_of_models_up_to_the_limit() -> None:
+    engine = Crowded(fits=1, gates={"answer": asyncio.Event()})
+    async with InferenceQueue(engine, limit=99, overtaking_limit=3) as queue:
+        everybody = [queue.submit(request(alias)) for alias in ("a", "b", *"aaaaaa")]
+        await settled()
+        engine.gates.pop("answer").set()
+        for generation in everybody:
+            assert ending(await asyncio.wait_for(read(generation), 5)).reason is FinishReason.STOP
+    changes = [entry for entry in engine.journal if not entry.startswith("fetch")]
+    assert changes == [
+        "load a",
+        *["answer a"] * 4,  # the first, and three who came after b
+        "unload a",
+        "load b",
+        "answer b",
+        "unload b",
+        "load a",
+        *["answer a"] * 3,
+    ]
+    assert everybody[1].overtaken == 3
+
+
+async def test_a_model_in_use_is_never_unloaded() -> None:
+    engine = Crowded(fits=1, gates={"answer": asyncio.Event()})
+    async with InferenceQueue(engine, slots=2) as queue:
+        first = queue.submit(request("a"))
+        await settled()
+        second = queue.submit(request("b"))
+        await settled()
+        assert "unload a" not in engine.journal
+        assert heard(second)[-1] == Queued(1, None)
+        engine.gates["answer"].set()
+        assert ending(await read(first)).reason is FinishReason.STOP
+        assert ending(await read(second)).reason is FinishReason.STOP
+    assert engine.journal[-3:] == ["unload a", "load b", "answer b"]
+
+
+async def test_closing_ends_loads_and_tells_those_who_wait_for_them() -> None:
+    engine = Crowded(gates={"load gemma": asyncio.Event()})
+    async with InferenceQueue(engine) as queue:
+        generation = queue.submit(request("gemma"))
+        await settled()
+    assert "restarting" in str(ending(await read(generation)).error)
+    assert engine.journal[-1] == "gave up load gemma"

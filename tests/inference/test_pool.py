@@ -1,0 +1,416 @@
+"""Models come and go in memory: under the budget, in the right order, and when they go their memory is back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from bot.chat.messages import ChatMessage, Role
+from bot.errors import ModelUnavailable, OutOfMemory
+from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Loading, TextDelta
+from bot.inference.generation import Generation
+from bot.inference.loader import ModelLoader
+from bot.inference.local import LocalEngine
+from bot.inference.memory import Footprint
+from bot.inference.pool import ModelPool
+from bot.inference.queue import InferenceQueue
+from bot.inference.schedule import OVERTAKING_LIMIT
+from tests.inference import tiny
+
+
+def make_llama(folder: Path, *, hidden_size: int = 64, layers: int = 2, extra_tokens: int = 0) -> Path:
+    """A random Llama of the real class."""
+    tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer) + extra_tokens,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_llama(tmp_path_factory.mktemp("pool") / "llama")
+
+
+def spec_of(alias: str, folder: Path) -> ModelSpec:
+    return ModelSpec(alias=alias, source=str(folder), context_tokens=256, description="a model")
+
+
+@pytest.fixture
+def loader(tmp_path: Path) -> ModelLoader:
+    loader = ModelLoader(tmp_path)
+    loader.prepare()
+    return loader
+
+
+def a_hundred_bytes(_: Path, __: ModelSpec) -> Footprint:
+    return Footprint(0, 100)  # the cache's: the weights are replaced by what they really take
+
+
+def pool_for(loader: ModelLoader, models: float, **options: object) -> ModelPool:
+    """A pool with room for so many models of `make_llama`'s."""
+    weights_bytes = 110_000  # a little more than one really takes
+    return ModelPool(
+        loader,
+        budget_bytes=int(models * weights_bytes),
+        measure=lambda *_: Footprint(weights_bytes, 0),
+        **options,  # type: ignore[arg-type]
+    )
+
+
+async def bring(pool: ModelPool, spec: ModelSpec) -> None:
+    await pool.fetch(spec, lambda _: None)
+    await pool.load(spec, lambda _: None)
+
+
+def resident(pool: ModelPool) -> list[str]:
+    return [one.alias for one in pool.report().residents]
+
+
+def request(spec: ModelSpec, **params: object) -> GenerationRequest:
+    drawn = SamplingParams.model_validate({"max_new_tokens": 12, "temperature": 0.0, **params})
+    return GenerationRequest(spec, (ChatMessage(Role.USER, "Tell me a joke."),), drawn)
+
+
+async def read(generation: Generation) -> list[Event]:
+    async with generation:
+        return [event async for event in generation]
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def ending(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+# --- Who stays ------------------------------------------------------------------------------------------------
+
+
+async def test_the_model_that_was_used_longest_ago_makes_room(loader: ModelLoader, checkpoint: Path) -> None:
+    pool = pool_for(loader, 2.5)
+    a, b, c = (spec_of(alias, checkpoint) for alias in "abc")
+    await bring(pool, a)
+    await bring(pool, b)
+    with pool.lease(a):
+        pass
+    await pool.fetch(c, lambda _: None)
+    assert pool.victims(c) == (b,)
+    await pool.load(c, lambda _: None)
+    assert resident(pool) == ["a", "c"]
+
+
+async def test_what_fits_beside_the_others_unloads_nobody(loader: ModelLoader, checkpoint: Path) -> None:
+    pool = pool_for(loader, 3.5)
+    for alias in "abc":
+        await bring(pool, spec_of(alias, checkpoint))
+    assert resident(pool) == ["a", "b", "c"]
+
+
+async def test_a_model_in_use_is_waited_for(loader: ModelLoader, checkpoint: Path) -> None:
+    pool = pool_for(loader, 1.5)
+    a, b = spec_of("a", checkpoint), spec_of("b", checkpoint)
+    await bring(pool, a)
+    await pool.fetch(b, lambda _: None)
+    with pool.lease(a) as loaded:
+        assert pool.victims(b) is None
+        loading = asyncio.create_task(pool.load(b, lambda _: None))
+        await asyncio.sleep(0)
+        assert resident(pool) == ["a"]
+        assert loaded.model is not None
+    await asyncio.wait_for(loading, 20)
+    assert resident(pool) == ["b"]
+
+
+async def test_a_pinned_model_stays_and_what_does_not_fit_beside_it_is_refused_with_the_numbers(
+    loader: ModelLoader, checkpoint: Path
+) -> None:
+    pool = pool_for(loader, 1.5, pinned=["a"])
+    a, b = spec_of("a", checkpoint), spec_of("b", checkpoint)
+    await bring(pool, a)
+    await pool.fetch(b, lambda _: None)
+    with pytest.raises(ModelUnavailable) as refused:
+        pool.victims(b)
+    assert str(refused.value) == (
+        "b needs about 0.0 GB, and there are 0.0 GB for models beside a, which stay loaded. Please choose a "
+        "smaller model."
+    )
+    assert pool.report().residents[0].pinned
+
+
+async def test_what_can_never_fit_is_refused_with_the_numbers_and_nothing_is_unloaded_for_it(
+    loader: ModelLoader, checkpoint: Path
+) -> None:
+    pool = ModelPool(loader, budget_bytes=24 * 10**9, measure=lambda *_: Footprint(25 * 10**9, 10**9))
+    mixtral = spec_of("mixtral", checkpoint)
+    await pool.fetch(mixtral, lambda _: None)
+    with pytest.raises(ModelUnavailable, match="mixtral needs about 26 GB, and there are 24 GB for models"):
+        pool.victims(mixtral)
+
+
+async def test_without_a_budget_of_the_operators_it_is_what_is_free_less_a_margin(
+    loader: ModelLoader, checkpoint: Path
+) -> None:
+    pool = ModelPool(loader)
+    await pool.fetch(spec_of("a", checkpoint), lambda _: None)
+    free_bytes = psutil.virtual_memory().available
+    assert 0.5 * free_bytes < pool.report().budget_bytes < free_bytes
+
+
+async def test_a_model_nobody_uses_goes_after_its_time_and_a_pinned_one_does_not(
+    loader: ModelLoader, checkpoint: Path
+) -> None:
+    pool = pool_for(loader, 5, pinned=["kept"], unload_idle_after_s=0.05)
+    used, idle, kept = (spec_of(alias, checkpoint) for alias in ("used", "idle", "kept"))
+    await bring(pool, kept)
+    while not pool.ready(used):
+        await bring(pool, used)
+    with pool.lease(used):
+        await bring(pool, idle)
+        async with asyncio.timeout(20):
+            while pool.ready(idle):
+                pool._released.clear()
+                await pool._released.wait()
+        assert resident(pool) == ["kept", "used"]
+
+
+async def test_loading_is_told_in_percent(loader: ModelLoader, checkpoint: Path) -> None:
+    pool = pool_for(loader, 2)
+    told: list[Loading] = []
+    spec = spec_of("a", checkpoint)
+    await pool.fetch(spec, told.append)
+    await pool.load(spec, told.append)
+    fractions = [event.fraction for event in told if event.fraction is not None]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] > 0.8
+    assert {event.model for event in told} == {"a"}
+
+
+async def test_a_load_that_is_cancelled_stops_in_the_middle_and_leaves_nothing(
+    loader: ModelLoader, checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = pool_for(loader, 2)
+    spec = spec_of("a", checkpoint)
+    await pool.fetch(spec, lambda _: None)
+    told: list[Loading] = []
+
+    def report(event: Loading) -> None:
+        told.append(event)
+        if event.fraction is not None:
+            loading.cancel()
+
+    loading = asyncio.create_task(pool.load(spec, report))
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert resident(pool) == []
+    assert told[-1].fraction is not None
+    assert told[-1].fraction < 0.5
+    await bring(pool, spec)
+    assert resident(pool) == ["a"]
+
+
+# --- Memory comes back ----------------------------------------------------------------------------------------
+
+
+def rss_bytes() -> int:
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def test_twenty_loads_and_unloads_leave_memory_where_it_was(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_llama(tmp_path / "big", hidden_size=768, layers=6, extra_tokens=30_000)
+    # In a process of its own, so that no other test's garbage counts.
+    command = [sys.executable, "-m", "tests.inference.unloading", str(folder), "20"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    figures = json.loads(done.stdout)
+    took_bytes = median(figures["loaded"]) - median(figures["unloaded"])
+    crept_bytes = median(figures["unloaded"][15:]) - median(figures["unloaded"][2:7])
+    with capsys.disabled():
+        sys.stdout.write(
+            f" [one model {took_bytes / 1e6:.0f} MB, crept {crept_bytes / 1e6:+.1f} MB in 13 rounds]"
+        )
+    assert took_bytes > 50e6
+    assert crept_bytes < 0.1 * took_bytes
+    assert max(figures["unloaded"][2:]) - min(figures["unloaded"][2:]) < 0.3 * took_bytes  # back at once
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NEEDS A GPU: unloading gives GPU memory back")
+async def test_twenty_loads_and_unloads_leave_gpu_memory_where_it_was(
+    loader: ModelLoader, checkpoint: Path
+) -> None:
+    pool = ModelPool(loader, budget_bytes=10**10)
+    spec = spec_of("a", checkpoint)
+    before_bytes = torch.cuda.memory_allocated()
+    for _ in range(20):
+        await bring(pool, spec)
+        assert torch.cuda.memory_allocated() > before_bytes
+        await pool.unload_idle()
+        assert torch.cuda.memory_allocated() == before_bytes
+
+
+# --- Memory runs out in the middle ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine(loader: ModelLoader) -> Iterator[LocalEngine]:
+    engine = LocalEngine(loader, budget_bytes=10**9)
+    yield engine
+    asyncio.run(engine.aclose())
+
+
+class Exhausting:
+    """Makes a model's forward pass run out of memory at certain calls."""
+
+    def __init__(self, model: torch.nn.Module, at: set[int], error: Exception) -> None:
+        self.calls = 0
+        self._forward, self._at, self._error = model.forward, at, error
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.calls += 1
+        if self.calls in self._at:
+            raise self._error
+        return self._forward(*args, **kwargs)
+
+
+OOM = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OOM, ids=["GPU", "CPU", "Python"])
+async def test_memory_that_runs_out_once_costs_nothing_of_the_answer(
+    engine: LocalEngine, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    spec, idle = spec_of("a", checkpoint), spec_of("idle", checkpoint)
+    await bring(engine.pool, idle)
+    async with InferenceQueue(engine) as queue:
+        whole = text_of(await read(queue.submit(request(spec))))
+        with engine.pool.lease(spec) as loaded:
+            exhausting = Exhausting(loaded.model, {5}, error)
+            monkeypatch.setattr(loaded.model, "forward", exhausting)
+        events = await read(queue.submit(request(spec)))
+    assert ending(events).reason in (FinishReason.STOP, FinishReason.LENGTH)
+    assert text_of(events) == whole
+    assert ending(events).usage.completion_tokens == 12
+    assert exhausting.calls > 5
+    assert resident(engine.pool) == ["a"]
+
+
+async def test_memory_that_stays_short_is_a_sentence_and_others_are_answered(
+    engine: LocalEngine, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = spec_of("a", checkpoint), spec_of("b", checkpoint)
+    async with InferenceQueue(engine) as queue:
+        await read(queue.submit(request(a)))
+        with engine.pool.lease(a) as loaded, monkeypatch.context() as patched:
+            patched.setattr(loaded.model, "forward", Exhausting(loaded.model, {3, 4}, OOM[0]))
+            failing, other = queue.submit(request(a)), queue.submit(request(b))
+            events = await read(failing)
+            assert isinstance(ending(events).error, OutOfMemory)
+            assert "not enough memory" in str(ending(events).error)
+            assert text_of(events)  # what was said stays
+            assert ending(await read(other)).error is None
+        assert ending(await read(queue.submit(request(a)))).error is None
+
+
+async def test_a_long_prompt_is_read_in_small_pieces_after_memory_ran_out(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of("a", make_llama(tmp_path / "llama"))
+    monkeypatch.setattr("bot.inference.run._SMALL_PREFILL_TOKENS", 16)
+    lengths: list[int] = []
+    async with InferenceQueue(engine) as queue:
+        whole = text_of(await read(queue.submit(request(spec))))
+        with engine.pool.lease(spec) as loaded:
+            forward = loaded.model.forward
+
+            def measured(*args: object, **kwargs: object) -> object:
+                read_ids = kwargs["input_ids"]
+                assert isinstance(read_ids, torch.Tensor)
+                lengths.append(read_ids.shape[1])
+                if len(lengths) == 1:
+                    raise OOM[0]
+                return forward(*args, **kwargs)
+
+            monkeypatch.setattr(loaded.model, "forward", measured)
+        assert text_of(await read(queue.submit(request(spec)))) == whole
+    assert lengths[0] > 16
+    assert max(lengths[1:]) <= 16
+
+
+# --- All of it at once ----------------------------------------------------------------------------------------
+
+
+async def test_two_hundred_requests_over_five_models_under_a_budget_for_two(
+    loader: ModelLoader,
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The bound: nobody is overtaken by more than `OVERTAKING_LIMIT` later arrivals."""
+    caplog.set_level(logging.INFO, "bot.inference.pool")
+    specs = [spec_of(alias, checkpoint) for alias in ("one", "two", "three", "four", "five")]
+    engine = LocalEngine(loader)
+    await bring(engine.pool, specs[0])
+    need_bytes = engine.pool.report().reserved_bytes
+    await engine.pool.unload_idle()
+    engine = LocalEngine(loader, budget_bytes=int(2.5 * need_bytes))
+    over_budget: list[int] = []
+    drawn = random.Random(7)  # noqa: S311  not a secret
+    floor_bytes = rss_bytes()
+
+    async def ask(queue: InferenceQueue) -> Generation:
+        generation = queue.submit(request(drawn.choice(specs), max_new_tokens=drawn.randint(1, 6)))
+        async with generation:
+            async for _ in generation:
+                report = engine.memory()
+                if report.reserved_bytes > report.budget_bytes:
+                    over_budget.append(report.reserved_bytes)
+        return generation
+
+    async with InferenceQueue(engine, limit=1000, queue_timeout_s=300) as queue:
+        async with asyncio.timeout(100):
+            everybody = await asyncio.gather(*(ask(queue) for _ in range(200)))
+        assert (queue.running, queue.waiting) == (0, 0)
+    loads = caplog.text.count("loaded ")
+    await engine.aclose()
+    crept_bytes = rss_bytes() - floor_bytes
+    with capsys.disabled():
+        sys.stdout.write(f" [{loads} loads, crept {crept_bytes / 1e6:+.1f} MB]")
+    answered = (FinishReason.STOP, FinishReason.LENGTH)
+    assert all(one.finished is not None and one.finished.reason in answered for one in everybody)
+    assert over_budget == []
+    assert max(one.overtaken for one in everybody) <= OVERTAKING_LIMIT
+    assert crept_bytes < 50e6
