@@ -46,6 +46,14 @@ def budget_bytes() -> int:
     return max(0, int(reading.free_bytes - margin_bytes))
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is one of the ways in which PyTorch says that memory is short, on a GPU or in RAM."""
+    import torch
+
+    told = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return told or isinstance(error, torch.OutOfMemoryError | MemoryError)
+
+
 def free_memory() -> None:
     """Give back what nobody refers to any more: Python's cycles, PyTorch's cache, the C library's heap.
 

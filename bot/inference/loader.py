@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2.exceptions import TemplateError
+from safetensors import SafetensorError
 
 from bot.chat.messages import ChatMessage
 from bot.errors import ModelUnavailable
 from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
+from bot.inference.device import is_out_of_memory
 from bot.inference.embedded import Progress
 from bot.inference.memory import Footprint
 from bot.inference.weights import weights_reported
@@ -139,7 +141,6 @@ class ModelLoader:
             ModelUnavailable: files are missing or broken, or there is not the memory for it.
         """
         import torch
-        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         folder = self.fetch(spec, report)
@@ -158,20 +159,32 @@ class ModelLoader:
                     **common,
                 )
             return _ready(spec, tokenizer, model.eval())
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
-            raise ModelUnavailable(
-                f"{spec.alias} does not fit into the memory that is free now. Please try a smaller model; the "
-                "operator can lower its context_tokens, or GPU_MEMORY_BUDGET if other programs use the device."
-            ) from None
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, TemplateError) as error:
-            # A missing file, an unknown architecture, a broken header or template: the log has its text.
+        except _LOAD_FAULTS as error:
             log.exception("cannot load %s from %s", spec.alias, folder)
-            traceback.clear_frames(error.__traceback__)
-            raise ModelUnavailable(
-                f"{spec.alias} cannot be loaded: its files are missing, broken or of a kind that is not "
-                "supported. The operator finds the reason in the log."
-            ) from error
+            traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
+            raise ModelUnavailable(_why_not(spec, error)) from error
+
+
+# A missing file, an unknown architecture, a broken header or template, or not the memory: transformers' own errors
+# are of these kinds, and any other is a bug.
+_LOAD_FAULTS = (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError, TemplateError)
+
+
+def _why_not(spec: ModelSpec, error: BaseException) -> str:
+    if is_out_of_memory(error):
+        return (
+            f"{spec.alias} does not fit into the memory that is free now. Please try a smaller model; the operator "
+            "can lower its context_tokens, or GPU_MEMORY_BUDGET if other programs use the device."
+        )
+    if isinstance(error, SafetensorError):
+        return (
+            f"{spec.alias} cannot be loaded: its files are damaged. The operator can remove the folder that the log "
+            f"names, and fetch them anew with `python -m bot pull {spec.alias}`."
+        )
+    return (
+        f"{spec.alias} cannot be loaded: its files are missing, broken or of a kind that is not supported. The "
+        "operator finds the reason in the log."
+    )
 
 
 def footprint(folder: Path, spec: ModelSpec) -> Footprint:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from bot.errors import PromptTooLong
 from bot.inference.detokenizer import IncrementalDetokenizer
+from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
 from bot.inference.loader import LoadedModel
 from bot.inference.threads import Emit
@@ -135,13 +137,10 @@ class Run:
 @contextmanager
 def _exhaustion_told() -> Iterator[None]:
     """One exception for all the ways in which PyTorch says that memory is short."""
-    import torch
-
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise DeviceMemoryExhausted from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):  # what the allocator for the CPU says
-            raise DeviceMemoryExhausted from error
-        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        traceback.clear_frames(error.__traceback__)  # they hold tensors, and the memory is needed
+        raise DeviceMemoryExhausted from None

@@ -216,7 +216,29 @@ def test_weights_that_could_run_code_when_opened_are_not_opened(own: Path) -> No
 )
 def test_broken_weights_are_a_sentence(own: Path, content: bytes) -> None:
     (own / "model.safetensors").write_bytes(content)
-    assert "tiny cannot be loaded" in why_not(own)
+    said = why_not(own)
+    assert "tiny cannot be loaded: its files are damaged" in said
+    assert "`python -m bot pull tiny`" in said
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["GPU", "CPU"],
+)
+def test_too_little_memory_for_the_weights_is_said_to_be_that(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def allocate(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", allocate)
+    said = why_not(checkpoint)
+    assert "does not fit into the memory that is free now" in said
+    assert "GPU_MEMORY_BUDGET" in said
 
 
 def test_weights_that_were_cut_off_are_a_sentence(own: Path) -> None:
