@@ -14,10 +14,12 @@ FILES = sorted(path for room in ("bot", "cogs") for path in (ROOT / room).rglob(
 
 HEAVY = ("torch", "transformers", "bitsandbytes")
 MAY_USE_HEAVY = (
+    "bot/inference/anatomy.py",
     "bot/inference/device.py",
     "bot/inference/loader.py",
     "bot/inference/run.py",
     "bot/inference/weights.py",
+    "bot/inference/parts.py",
     "bot/inference/embedded.py",
     "bot/ops/doctor.py",
 )

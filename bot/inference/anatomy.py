@@ -1,0 +1,279 @@
+"""A look inside a model without loading it: its dimensions, its parts, and the memory it will take.
+
+Everything comes from `config.json` and the headers of the safetensors files. The real class is built on torch's
+meta device, where tensors have shapes and no data: no weight is read and no OpenMP work is done, so it may
+happen on any thread, beside a model that is talking.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2.exceptions import TemplateError
+
+from bot.errors import ModelUnavailable
+from bot.inference.catalog import ModelSpec
+from bot.inference.chat_template import TemplateTraits, probe
+from bot.inference.headers import Headers, read_headers
+from bot.inference.memory import Footprint
+from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+_BFLOAT16_BYTES = 2
+_FLOAT32_BYTES = 4
+# What one row of logits takes while a token is drawn: the logits in float32 (4), and beside them what top-k and
+# top-p keep at a time: sorted values (4), their order (8), probabilities, their sums and a copy (12).
+_DRAWING_BYTES = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """How many different tokens the model reads and writes, from the shapes of its first and last matrix."""
+
+    input_size: int
+    output_size: int
+    tied: bool
+
+    @property
+    def agree(self) -> bool:
+        """Whether every token that can be written can be read again."""
+        return self.input_size == self.output_size
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """What a model is made of.
+
+    Attributes:
+        intermediate_size: the width inside an MLP, or inside one expert.
+        key_dim: the width of a key of one head; `value_dim` of a value. Usually both are `head_dim`.
+        experts: how many a layer has; 0 for none.
+        model_context_tokens: the longest context the model was built for; None if its config does not say.
+        windows: for each layer how many tokens its attention looks back; None for all, 0 for a layer that keeps
+            no keys and values.
+        attention: how attention is computed: "sdpa", or "eager", which holds every score at once.
+        parameters: of the architecture, tied ones counted once.
+        stored_parameters: of the files, the same way; another number means that the files are not for this
+            architecture, or hold packed weights.
+        layer: the tensors of one layer.
+        template: what the chat template takes; None for a base model, which has none.
+    """
+
+    alias: str
+    architecture: str
+    model_type: str
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    key_value_heads: int
+    head_dim: int
+    key_dim: int
+    value_dim: int
+    experts: int
+    experts_per_token: int
+    vocabulary: Vocabulary
+    model_context_tokens: int | None
+    catalogue_context_tokens: int
+    windows: tuple[int | None, ...]
+    attention: str
+    parameters: int
+    stored_parameters: int
+    parts: tuple[Part, ...]
+    layer: tuple[Matrix, ...]
+    template: TemplateTraits | None
+
+    @property
+    def context_tokens(self) -> int:
+        """What can be used: the smaller of what the catalogue allows and what the model was built for."""
+        return min(self.catalogue_context_tokens, self.model_context_tokens or self.catalogue_context_tokens)
+
+    @property
+    def sliding_window(self) -> int | None:
+        """The shortest window any layer has, in tokens; None if every layer looks back at everything."""
+        return min((window for window in self.windows if window), default=None)
+
+    @property
+    def sliding_layers(self) -> tuple[int, ...]:
+        """The numbers of the layers with a window, from 0."""
+        return tuple(number for number, window in enumerate(self.windows) if window)
+
+    @property
+    def weights_bytes(self) -> int:
+        """What the weights take when the loader has made them what the catalogue says."""
+        return sum(part.size_bytes for part in self.parts)
+
+    @property
+    def accepts_system(self) -> bool:
+        """Whether a system message may be given as such; else it goes in front of the first question."""
+        return self.template is not None and self.template.accepts_system
+
+    def cache_bytes(self, tokens: int, batch: int = 1) -> int:
+        """The KV cache in bfloat16 after `tokens` tokens in each of `batch` conversations."""
+        kept = sum(tokens if window is None else min(tokens, window) for window in self.windows)
+        return batch * kept * self.key_value_heads * (self.key_dim + self.value_dim) * _BFLOAT16_BYTES
+
+    def working_bytes(self, tokens: int, batch: int = 1) -> int:
+        """What a forward pass takes beside, at its worst: a prompt of `tokens` tokens read in one go.
+
+        An estimate from what transformers' decoder layers hold at a time, in bfloat16: the residual and the
+        normed states, which RMSNorm works on in float32; then the larger of attention (queries, keys, values
+        with their rotated copies, and the output) and MLP (gate, up, and their product, for each expert of a
+        token). Eager attention holds all scores, twice in bfloat16 and once in float32. Beside them stand one
+        NF4 matrix unpacked to bfloat16, which is how bitsandbytes multiplies more than one token, and the
+        logits of the last token in float32 with what sampling sorts.
+        """
+        rows = tokens * batch
+        hidden = rows * self.hidden_size * (2 * _BFLOAT16_BYTES + 2 * _FLOAT32_BYTES)
+        queries = self.attention_heads * (2 * self.key_dim + self.value_dim)
+        keys = self.key_value_heads * (2 * self.key_dim + self.value_dim)
+        attention = rows * (queries + keys) * _BFLOAT16_BYTES
+        if self.attention == "eager":
+            scores = batch * self.attention_heads * tokens * tokens
+            attention += scores * (2 * _BFLOAT16_BYTES + _FLOAT32_BYTES)
+        mlp = rows * 3 * self.intermediate_size * max(1, self.experts_per_token) * _BFLOAT16_BYTES
+        unpacked = max((part.largest_matrix for part in self.parts), default=0) * _BFLOAT16_BYTES
+        return hidden + max(attention, mlp) + unpacked + batch * self.vocabulary.output_size * _DRAWING_BYTES
+
+    def footprint(self, tokens: int, batch: int = 1) -> Footprint:
+        """All that the model needs to answer with a context of `tokens` tokens, `batch` at a time."""
+        return Footprint(
+            self.weights_bytes, self.cache_bytes(tokens, batch), self.working_bytes(tokens, batch)
+        )
+
+
+def examine(folder: Path, spec: ModelSpec, headers: Headers | None = None) -> Anatomy:
+    """Look at the model in `folder`; takes less than a second once transformers is imported.
+
+    Args:
+        folder: config and tokenizer, and the safetensors files unless `headers` are given.
+        spec: how the catalogue wants it run.
+        headers: of weights that are elsewhere.
+
+    Raises:
+        ModelUnavailable: files are missing or broken, or the architecture is not supported.
+    """
+    tensors = read_headers(folder, spec.alias) if headers is None else headers
+    model = _skeleton(folder, spec)
+    config: Any = model.config.get_text_config(decoder=True)
+    parts = take_apart(model, nf4=spec.quantization == "nf4")
+    heads = _number(config, "num_attention_heads")
+    head_dim = _number(config, "head_dim") or _number(config, "hidden_size") // max(1, heads)
+    return Anatomy(
+        alias=spec.alias,
+        architecture=type(model).__name__,
+        model_type=str(config.model_type),
+        layers=_number(config, "num_hidden_layers"),
+        hidden_size=_number(config, "hidden_size"),
+        intermediate_size=_number(config, "moe_intermediate_size") or _number(config, "intermediate_size"),
+        attention_heads=heads,
+        key_value_heads=_number(config, "num_key_value_heads") or heads,
+        head_dim=head_dim,
+        key_dim=_number(config, "qk_head_dim") or head_dim,
+        value_dim=_number(config, "v_head_dim") or head_dim,
+        experts=_number(config, "num_local_experts") or _number(config, "num_experts"),
+        experts_per_token=_number(config, "num_experts_per_tok"),
+        vocabulary=_vocabulary(model, tensors),
+        model_context_tokens=_number(config, "max_position_embeddings") or None,
+        catalogue_context_tokens=spec.context_tokens,
+        windows=_windows(config),
+        attention=str(config._attn_implementation),
+        parameters=sum(part.parameters for part in parts),
+        stored_parameters=_stored(model, tensors),
+        parts=parts,
+        layer=last_layer(model),
+        template=_template(folder, spec),
+    )
+
+
+def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:
+    """The real class with shapes and no data."""
+    import torch
+    import transformers
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailable(f"{spec.alias} has no config.json: fetch it again, or check 'source'.")
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            # No dtype: transformers would set torch's default for the whole process, under a model that talks.
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=None, trust_remote_code=False
+            )
+    except Exception as error:  # a config holds anything, and hundreds of classes read it, each in its own way
+        log.warning("cannot examine %s: %s", spec.alias, error)
+        raise ModelUnavailable(
+            f"{spec.alias} cannot be examined: its config.json is broken, or of a kind that is not a language model "
+            f"transformers {transformers.__version__} knows by itself."
+        ) from error
+    return model
+
+
+def _number(config: Any, name: str) -> int:
+    """A whole number of the config, 0 where there is none; some configs have one for each layer."""
+    value = getattr(config, name, None)
+    if isinstance(value, list | tuple) and value:
+        value = max(value)
+    return value if isinstance(value, int) else 0
+
+
+def _windows(config: Any) -> tuple[int | None, ...]:
+    """For each layer, as transformers' own cache will keep it."""
+    from transformers.cache_utils import get_layer_types_and_kwargs
+
+    types, options = get_layer_types_and_kwargs(config)
+    return tuple(
+        option.get("sliding_window") if "attention" in kind and not kind.startswith("linear") else 0
+        for kind, option in zip(types, options, strict=True)
+    )
+
+
+def _vocabulary(model: PreTrainedModel, tensors: Headers) -> Vocabulary:
+    """From the files where they have the matrix under the model's own name for it."""
+    names = {id(module): f"{name}.weight" for name, module in model.named_modules()}
+    first: Any = model.get_input_embeddings()
+    last: Any = model.get_output_embeddings()
+    tied = names.get(id(last)) in (model.all_tied_weights_keys or {})
+    stored_first = tensors.get(names[id(first)])
+    input_size = (stored_first.shape if stored_first else tuple(first.weight.shape))[0]
+    if last is None or tied:
+        return Vocabulary(input_size, input_size, tied)
+    stored_last = tensors.get(names[id(last)])
+    return Vocabulary(input_size, (stored_last.shape if stored_last else tuple(last.weight.shape))[0], tied)
+
+
+def _stored(model: PreTrainedModel, tensors: Headers) -> int:
+    """Parameters of the files; a tied matrix that was written twice counts once."""
+    tied = model.all_tied_weights_keys or {}
+    doubled = {name for name, source in tied.items() if name in tensors and source in tensors}
+    return sum(tensor.elements for name, tensor in tensors.items() if name not in doubled)
+
+
+def _template(folder: Path, spec: ModelSpec) -> TemplateTraits | None:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        if tokenizer.chat_template is None:
+            return None
+        return probe(
+            lambda messages: str(
+                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            )
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
+        log.warning("cannot read the tokenizer of %s: %s", spec.alias, error)
+        raise ModelUnavailable(
+            f"{spec.alias} cannot be used: its tokenizer or chat template is missing or broken. Fetch it again."
+        ) from error
+
+
+__all__ = ["Anatomy", "Kind", "Part", "Vocabulary", "examine"]
