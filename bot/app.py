@@ -16,11 +16,14 @@ from bot.client import PunchlineBot
 from bot.errors import BotError, CatalogError, SettingsError
 from bot.inference.catalog import ModelCatalog, ModelSpec, load_catalog
 from bot.inference.engine import Engine
+from bot.inference.inspector import Inspector
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from bot.ops.logs import configure_logging
-from bot.replies.live import LiveReplies, LiveReply
+from bot.replies.device_card import DeviceCard
+from bot.replies.inspection import Inspections
+from bot.replies.live import LiveReplies, LiveReply, Wait, just_wait
 from bot.services import Services
 from bot.settings import Settings
 
@@ -51,9 +54,15 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, engine: Engine, live_reply: LiveReplies | None = None
+    settings: Settings, engine: Engine, live_reply: LiveReplies | None = None, wait: Wait = just_wait
 ) -> AsyncIterator[Services]:
     """What the cogs need, around an engine.
+
+    Args:
+        settings: how they are set up.
+        engine: what answers; not closed here.
+        live_reply: makes the growing replies, if not as these settings say.
+        wait: how commands await what does not come from Discord, see `Wait`.
 
     Raises:
         CatalogError: the catalogue cannot be used.
@@ -71,6 +80,10 @@ async def open_services(
             catalog=catalog,
             inference=queue,
             live_reply=live_reply or partial(LiveReply, edit_interval_s=settings.edit_interval_s),
+            inspections=Inspections(
+                Inspector(model_loader(settings), settings.hub_token), engine.memory, wait
+            ),
+            device_card=DeviceCard(engine.memory, wait),
             default_audience=settings.default_audience,
             max_new_tokens=settings.max_new_tokens,
         )

@@ -35,6 +35,14 @@ class OutOfMemory(BotError):
     """Memory ran out in the middle of an answer, and trying again did not help."""
 
 
+class HubUnreachable(ModelUnavailable):
+    """A model is not here, and the Hub does not answer."""
+
+
+class InspectionTimeout(BotError):
+    """A look at a model or at the device took longer than anybody would wait."""
+
+
 class PromptTooLong(BotError):
     """The messages alone fill the model's context window."""
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from bot.inference.catalog import ModelCatalog
 from bot.inference.queue import InferenceQueue
+from bot.replies.device_card import DeviceCard
+from bot.replies.inspection import Inspections
 from bot.replies.live import LiveReplies
 
 
@@ -17,6 +19,8 @@ class Services:
         catalog: the models on offer.
         inference: where requests go.
         live_reply: makes the growing reply for an interaction.
+        inspections: answers with what a model is made of.
+        device_card: answers with how the device is.
         default_audience: whom a joke is for when nobody says.
         max_new_tokens: the operator's limit on an answer's length.
     """
@@ -24,5 +28,7 @@ class Services:
     catalog: ModelCatalog
     inference: InferenceQueue
     live_reply: LiveReplies
+    inspections: Inspections
+    device_card: DeviceCard
     default_audience: str = "a room of data scientists"
     max_new_tokens: int = 512

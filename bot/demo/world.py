@@ -82,7 +82,7 @@ async def open_world(
     def live_reply(interaction: discord.Interaction[Any]) -> LiveReply:
         return WatchedReply(interaction, edit_interval_s=settings.edit_interval_s, wait=wait)
 
-    async with open_services(settings, engine, live_reply) as services:
+    async with open_services(settings, engine, live_reply, wait) as services:
         # Nothing is registered in a new simulated Discord, whatever was remembered from elsewhere.
         bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=True)
         async with simcord.run(bot, check_errors=check_errors) as env:

@@ -208,7 +208,9 @@ def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:
             model: PreTrainedModel = AutoModelForCausalLM.from_config(
                 config, dtype=None, trust_remote_code=False
             )
-    except Exception as error:  # a config holds anything, and hundreds of classes read it, each in its own way
+    except (
+        Exception
+    ) as error:  # a config holds anything, and hundreds of classes read it, each in its own way
         log.warning("cannot examine %s: %s", spec.alias, error)
         raise ModelUnavailable(
             f"{spec.alias} cannot be examined: its config.json is broken, or of a kind that is not a language model "

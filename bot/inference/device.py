@@ -5,10 +5,23 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Sensors:
+    """What the driver tells beside memory; each is None where it does not tell."""
+
+    temperature_c: int | None = None
+    utilization_percent: int | None = None
+    driver: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +33,7 @@ class DeviceReading:
     total_bytes: int
     free_bytes: int
     process_bytes: int
+    sensors: Sensors = Sensors()
 
 
 def read_device() -> DeviceReading:
@@ -27,9 +41,7 @@ def read_device() -> DeviceReading:
     import torch
 
     if torch.cuda.is_available():
-        free_bytes, total_bytes = torch.cuda.mem_get_info()
-        held_bytes = torch.cuda.memory_reserved()
-        return DeviceReading(torch.cuda.get_device_name(), True, total_bytes, free_bytes, held_bytes)
+        return _read_gpu()
     memory = psutil.virtual_memory()
     process_bytes = psutil.Process().memory_info().rss
     return DeviceReading("CPU", False, memory.total, memory.available, process_bytes)
@@ -67,3 +79,58 @@ def free_memory() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another C library than glibc
             ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def _read_gpu() -> DeviceReading:
+    """Everything that only a machine with a GPU can show."""
+    import torch
+
+    free_bytes, total_bytes = torch.cuda.mem_get_info()
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return DeviceReading(
+        name=properties.name,
+        is_gpu=True,
+        total_bytes=total_bytes,
+        free_bytes=free_bytes,
+        process_bytes=torch.cuda.memory_reserved(),
+        sensors=read_sensors(str(getattr(properties, "uuid", ""))),
+    )
+
+
+def read_sensors(uuid: str) -> Sensors:
+    """What NVML says of the GPU with this uuid: torch counts only the GPUs it may see, NVML all of them.
+
+    A driver without NVML, or a GPU without a sensor, is no error.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return Sensors()
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return Sensors()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        return Sensors(
+            temperature_c=_or_none(
+                lambda: int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU))
+            ),
+            utilization_percent=_or_none(lambda: int(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu)),
+            driver=_or_none(lambda: str(pynvml.nvmlSystemGetDriverVersion())),
+        )
+    except pynvml.NVMLError:
+        return Sensors()
+    finally:
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
+
+
+def _or_none(look: Callable[[], _Value]) -> _Value | None:
+    import pynvml
+
+    try:
+        return look()
+    except pynvml.NVMLError:
+        return None

@@ -10,6 +10,7 @@ from typing import Protocol
 from bot.chat.messages import ChatMessage
 from bot.errors import BotError
 from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.memory import MemoryReport
 
 
 class FinishReason(StrEnum):
@@ -145,6 +146,10 @@ class Engine(Protocol):
         Raises:
             BotError: it cannot be answered, for a reason the person can read.
         """
+        ...
+
+    def memory(self) -> MemoryReport:
+        """What is in memory now, under which budget."""
         ...
 
     async def aclose(self) -> None:

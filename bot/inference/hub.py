@@ -11,30 +11,50 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx2
-from huggingface_hub import HfApi, constants, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    SafetensorsParsingError,
 )
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]  # exported lazily
 from tqdm.auto import tqdm
 
-from bot.errors import ModelUnavailable
+from bot.errors import HubUnreachable, ModelUnavailable
 from bot.inference.catalog import ModelSpec
 from bot.inference.embedded import Progress
+from bot.inference.headers import SINGLE_FILE, Headers, TensorHeader, broken, no_safetensors, shard_names
 
 # Weights as safetensors only: the older formats can run code when they are opened. Folders inside a
 # repository hold the same weights in other forms.
 WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 UNWANTED = ["*/*", "consolidated*"]
+
+REQUEST_TIMEOUT_S = 10.0  # for each of the requests of a look; whoever looks may have less patience for all
+
+
+@dataclass(frozen=True, slots=True)
+class Peeked:
+    """What can be known of a model before it is fetched.
+
+    Attributes:
+        folder: its config and tokenizer, which were fetched.
+        headers: its tensors, without their data.
+        missing_bytes: what a fetch would still bring.
+    """
+
+    folder: Path
+    headers: Headers
+    missing_bytes: int
 
 
 def fetched(spec: ModelSpec) -> Path | None:
@@ -81,6 +101,66 @@ def size_bytes(spec: ModelSpec, token: str | None) -> int:
         files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
     wanted = filter_repo_objects(files, allow_patterns=WANTED, ignore_patterns=UNWANTED)
     return sum(files[path] for path in wanted)
+
+
+def peek(spec: ModelSpec, token: str | None) -> Peeked:
+    """Fetch what tells about a model, a few megabytes: config, tokenizer, and the headers of the weights.
+
+    Raises:
+        HubUnreachable: nobody answers.
+        ModelUnavailable: it cannot be had, or has no readable safetensors weights.
+    """
+    api = HfApi(token=token or False)
+    repository = spec.repository or ""
+    with _explained(spec):
+        info = api.model_info(
+            repository, revision=spec.revision, timeout=REQUEST_TIMEOUT_S, files_metadata=True
+        )
+        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+        wanted = list(filter_repo_objects(sizes, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        small = [name for name in wanted if not name.endswith(".safetensors")]
+        if "config.json" not in small or len(small) == len(wanted):
+            raise no_safetensors(spec.alias)
+        for name in small:
+            file = hf_hub_download(
+                repository,
+                name,
+                revision=spec.revision,
+                token=token or False,
+                etag_timeout=REQUEST_TIMEOUT_S,
+                tqdm_class=_Hidden,
+            )
+        folder = Path(file).parent
+        shards = [SINGLE_FILE] if SINGLE_FILE in wanted else shard_names(folder, spec.alias)
+        headers: dict[str, TensorHeader] = {}
+        for shard in shards:
+            headers |= _remote_headers(api, spec, shard)
+        missing_bytes = max(0, sum(sizes[name] for name in wanted) - _present_bytes(spec))
+    return Peeked(folder, headers, missing_bytes)
+
+
+def _remote_headers(api: HfApi, spec: ModelSpec, shard: str) -> Headers:
+    try:
+        told = api.parse_safetensors_file_metadata(
+            spec.repository or "", shard, revision=spec.revision, timeout=REQUEST_TIMEOUT_S
+        )
+    except (SafetensorsParsingError, ValueError, KeyError, TypeError) as error:
+        raise broken(spec.alias, shard) from error
+    return {name: TensorHeader(str(one.dtype), tuple(one.shape)) for name, one in told.tensors.items()}
+
+
+class _Hidden(tqdm):  # type: ignore[misc]  # tqdm ships no types
+    """A bar that is not drawn."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.pop("name", None)  # the Hub client's own way to switch bars off
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+def free_disk_bytes() -> int:
+    """How much can still be fetched to where the Hub's files are kept."""
+    folder = Path(constants.HF_HUB_CACHE).absolute()
+    return shutil.disk_usage(next(one for one in (folder, *folder.parents) if one.exists())).free
 
 
 def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
@@ -170,7 +250,7 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
         # The client says "not in the cache" of whatever went wrong with a file; what it was is further down.
         if isinstance(error.__cause__, HfHubHTTPError):
             raise _refused(spec, error.__cause__) from error
-        raise ModelUnavailable(
+        raise HubUnreachable(
             f"{spec.alias} is not on this disk and the Hub cannot be reached: check the network, then run "
             f"`python -m bot pull {spec.alias}`."
         ) from error

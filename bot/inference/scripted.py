@@ -17,6 +17,7 @@ from bot.inference.engine import (
     TextDelta,
     Usage,
 )
+from bot.inference.memory import MemoryReport
 
 
 @dataclass
@@ -29,6 +30,7 @@ class ScriptedEngine:
     Attributes:
         started: the requests that were begun, in order.
         stopped: how many generations were ended from outside.
+        report: what `memory` says.
     """
 
     script: Sequence[str | Exception | Loading | Callable[[], object]] = ("Hello", ", ", "world.")
@@ -36,6 +38,7 @@ class ScriptedEngine:
     started: list[GenerationRequest] = field(default_factory=list)
     stopped: int = 0
     closed: bool = False
+    report: MemoryReport = field(default_factory=lambda: MemoryReport(0))
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Play the script."""
@@ -70,6 +73,10 @@ class ScriptedEngine:
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         """Nothing to load."""
+
+    def memory(self) -> MemoryReport:
+        """What the test says is in memory."""
+        return self.report
 
     async def aclose(self) -> None:
         """Nothing to let go of."""

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
+_Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 Emit = Callable[[_Item], None]
 Work = Callable[[Emit[_Item], threading.Event], None]
@@ -77,3 +78,37 @@ async def in_thread(thread: Submitter, work: Work[_Item]) -> AsyncGenerator[_Ite
         if not ended and not future.cancel():
             while await items.get() is not future:
                 pass
+
+
+async def in_own_thread(work: Callable[[], _Result], *, timeout_s: float) -> _Result:
+    """Run `work` on a thread of its own that ends with it; raises what it raises.
+
+    Not in asyncio's pool, whose threads stay: a thread that ever entered OpenMP keeps its workers until it ends.
+    Work that is still going on after `timeout_s` is left to itself, and does not keep the process from ending.
+
+    Raises:
+        TimeoutError: it took longer than `timeout_s`.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: _Result | None, error: BaseException | None) -> None:
+        if done.done():
+            return  # nobody waits any more
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]  # without an error there is a result
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failed = error
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(settle, result, failed)
+
+    threading.Thread(target=run, name="look", daemon=True).start()
+    async with asyncio.timeout(timeout_s):
+        return await done

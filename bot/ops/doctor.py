@@ -6,32 +6,16 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
-from bot.app import model_loader, read_catalog
+from bot.app import read_catalog
 from bot.errors import BotError
-from bot.inference.catalog import ModelCatalog
+from bot.inference.device import read_device
+from bot.inference.memory import gigabytes
+from bot.ops.findings import Finding, Verdict
+from bot.ops.fitting import check_models
 from bot.ops.logs import configure_logging
 from bot.settings import Settings
-
-
-class Verdict(StrEnum):
-    """How a check went."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report; `text` holds the fix where one is needed."""
-
-    verdict: Verdict
-    subject: str
-    text: str
 
 
 def check(settings: Settings) -> int:
@@ -56,7 +40,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         return
     yield Finding(Verdict.OK, "catalogue", f"{len(catalog)} models; {catalog.default} answers by default")
     yield _guarded("device", _device)
-    yield from _models(settings, catalog)
+    yield from check_models(settings, catalog)
 
 
 def _token(settings: Settings) -> Finding:
@@ -89,28 +73,13 @@ def _device() -> str:
     import torch
 
     versions = f"torch {torch.__version__}, bitsandbytes {bitsandbytes.__version__}"
-    if not torch.cuda.is_available():
+    device = read_device()
+    if not device.is_gpu:
         return f"no GPU: models run on the CPU, which suits smol only ({versions})"
-    free, total = torch.cuda.mem_get_info()
-    name = torch.cuda.get_device_name()
-    return f"{name}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free ({versions})"
-
-
-def _models(settings: Settings, catalog: ModelCatalog) -> Iterator[Finding]:
-    loader = model_loader(settings)
-    for spec in catalog.values():
-        try:
-            folder = loader.present(spec)
-        except BotError as error:
-            yield Finding(Verdict.FAILED, spec.alias, str(error))
-            continue
-        if folder is not None:
-            yield Finding(Verdict.OK, spec.alias, "its files are here")
-        else:
-            how = (
-                f"not fetched yet: `python -m bot pull {spec.alias}`, or the first question will wait for it"
-            )
-            yield Finding(Verdict.WARNING if spec.alias == catalog.default else Verdict.OK, spec.alias, how)
+    if device.sensors.driver:
+        versions += f", driver {device.sensors.driver}"
+    free, total = gigabytes(device.free_bytes), gigabytes(device.total_bytes)
+    return f"{device.name}, {free} of {total} free ({versions})"
 
 
 def _guarded(subject: str, look: Callable[[], str]) -> Finding:

@@ -36,7 +36,8 @@ class Wait(Protocol):
         ...
 
 
-def _just_wait(awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
+def just_wait(awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
+    """How to wait in the real Discord."""
     return awaitable
 
 
@@ -85,7 +86,7 @@ class LiveReply:
     """
 
     def __init__(
-        self, interaction: discord.Interaction[Any], *, edit_interval_s: float = 1.0, wait: Wait = _just_wait
+        self, interaction: discord.Interaction[Any], *, edit_interval_s: float = 1.0, wait: Wait = just_wait
     ) -> None:
         self._surface = InteractionSurface(interaction)
         self._interval_s = edit_interval_s

@@ -1,6 +1,6 @@
 """Where a reply is shown: the messages of one interaction, a page each.
 
-The only place that sends and edits. Nothing here ever pings: `AllowedMentions.none()` goes with every call,
+The only place that sends and edits answers. Nothing here ever pings: `AllowedMentions.none()` goes with every call,
 because an edit sent without it is parsed for mentions again.
 """
 
@@ -16,6 +16,35 @@ CALL_TIMEOUT_S = 30.0  # discord.py waits out rate limits inside a call; past th
 _NOBODY = discord.AllowedMentions.none()
 
 
+async def acknowledge(interaction: discord.Interaction[Any]) -> None:
+    """Tell Discord within its 3 s that an answer is coming; people see "thinking…"."""
+    if not interaction.response.is_done():
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await interaction.response.defer(thinking=True)
+
+
+async def show_card(
+    interaction: discord.Interaction[Any], embed: discord.Embed, picture: discord.File | None = None
+) -> None:
+    """Answer an acknowledged interaction with a card, and a picture above it.
+
+    Where the bot may not attach files, the card comes alone and says so.
+
+    Raises:
+        discord.HTTPException: Discord refused.
+        TimeoutError: it took longer than `CALL_TIMEOUT_S`.
+    """
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        try:
+            files = [] if picture is None else [picture]
+            await interaction.edit_original_response(embed=embed, attachments=files, allowed_mentions=_NOBODY)
+        except discord.Forbidden:
+            if picture is None:
+                raise
+            embed.set_footer(text="There is a picture too, where the bot has the permission Attach Files.")
+            await interaction.edit_original_response(embed=embed, allowed_mentions=_NOBODY)
+
+
 class InteractionSurface:
     """The original response of an interaction and its follow-up messages."""
 
@@ -29,10 +58,8 @@ class InteractionSurface:
         return self._interaction.user
 
     async def acknowledge(self) -> None:
-        """Tell Discord within its 3 s that an answer is coming; people see "thinking…"."""
-        if not self._interaction.response.is_done():
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                await self._interaction.response.defer(thinking=True)
+        """See the function of this name."""
+        await acknowledge(self._interaction)
 
     async def show(self, page: int, content: str, view: discord.ui.View | None) -> None:
         """Show `content` as page number `page`; pages are begun in order, from 0.

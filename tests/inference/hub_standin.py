@@ -60,6 +60,7 @@ class Hub:
         lies: the size of a file is said to be another one than it is, by path.
         requests: "METHOD path" of each, in order.
         authorizations: what was sent to prove who asks; None for nothing.
+        sent_bytes: how much of the files went out.
     """
 
     url: str = ""
@@ -69,6 +70,7 @@ class Hub:
     lies: dict[str, int] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
+    sent_bytes: int = 0
 
 
 def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
@@ -101,8 +103,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             elif revision not in ("main", COMMIT):
                 self._refuse(Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}"))
             elif kind == "revision":
+                siblings = [{"rfilename": path, "size": len(data)} for path, data in hub.files.items()]
                 self._json(
-                    {"_id": "1", "id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": []}
+                    {"_id": "1", "id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": siblings}
                 )
             else:
                 folders = sorted({path.rpartition("/")[0] for path in hub.files if "/" in path})
@@ -119,6 +122,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self._refuse(refusal)
                 return
             data = hub.files[path]
+            if (asked := self.headers.get("Range")) and self.command == "GET":
+                first, last = (int(end or len(data) - 1) for end in asked.removeprefix("bytes=").split("-"))
+                part = data[first : last + 1]
+                hub.sent_bytes += len(part)
+                where = f"bytes {first}-{first + len(part) - 1}/{len(data)}"
+                self._send(206, part, {"ETag": f'"{_etag(data)}"', "Content-Range": where})
+                return
+            hub.sent_bytes += len(data) if self.command == "GET" else 0
             size = hub.lies.get(path, len(data)) if self.command == "HEAD" else len(data)
             self._send(200, data, {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": COMMIT}, size)
 

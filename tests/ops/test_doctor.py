@@ -9,7 +9,8 @@ from huggingface_hub import constants
 
 from bot.inference.catalog import load_catalog
 from bot.inference.embedded import checkpoint_path
-from bot.ops.doctor import Finding, Verdict, check, examine
+from bot.ops.doctor import check, examine
+from bot.ops.findings import Finding, Verdict
 from bot.settings import Settings, load_settings
 
 TOKEN = "part-one.part_2.part3"

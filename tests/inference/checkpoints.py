@@ -1,0 +1,58 @@
+"""Small random checkpoints of the real architecture classes, in the shape of the models of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaConfig,
+    MixtralConfig,
+    Phi3Config,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from tests.inference import tiny
+
+VOCABULARY = 512
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
+    "llama": lambda: LlamaConfig(**_COMMON, tie_word_embeddings=False),
+    "phi": lambda: Phi3Config(**_COMMON, sliding_window=100, tie_word_embeddings=False),
+    "gemma": lambda: Gemma2Config(**_COMMON, head_dim=64, sliding_window=64),
+    "qwen": lambda: Qwen2Config(**_COMMON, tie_word_embeddings=True),
+    "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=4, num_experts_per_tok=2),
+}
+_TEMPLATES = {
+    "llama": tiny.LLAMA_3,
+    "phi": tiny.PHI_3_EARLY,
+    "gemma": tiny.GEMMA_2,
+    "qwen": tiny.CHATML,
+    "mixtral": tiny.MIXTRAL_1,
+}
+
+
+def save_checkpoint(alias: str, folder: Path, **options: Any) -> Path:
+    """Make one; `options` go to `save_pretrained`, `max_shard_size` for one."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[alias](), dtype=torch.bfloat16)
+    model.save_pretrained(folder, **options)
+    tiny.byte_level(chat_template=_TEMPLATES[alias]).save_pretrained(folder)
+    return folder
