@@ -16,6 +16,8 @@ from bot.inference.parts import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.text import Text
 
 _SIZE_INCHES = (11.0, 8.0)
 _DPI = 100  # 1100 by 800 pixels
@@ -51,6 +53,12 @@ def draw_anatomy(anatomy: Anatomy, budget_bytes: int) -> bytes:
         anatomy: what is drawn.
         budget_bytes: what the model and all others may take together.
     """
+    png = io.BytesIO()
+    _figure(anatomy, budget_bytes).savefig(png, format="png", dpi=_DPI)
+    return png.getvalue()
+
+
+def _figure(anatomy: Anatomy, budget_bytes: int) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,18 +71,23 @@ def draw_anatomy(anatomy: Anatomy, budget_bytes: int) -> bytes:
     _title(axes, anatomy)
     _layers(axes, anatomy)
     _memory(axes, anatomy, budget_bytes)
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=_DPI)
-    return png.getvalue()
+    return figure
 
 
 def _write(
     axes: Axes, x: float, y: float, text: str, size: float = 15, colour: str = _TEXT, where: str = "left"
-) -> None:
+) -> Text:
     weight = "bold" if size >= 16 else "normal"
-    axes.text(
+    return axes.text(
         x, y, text, fontsize=size, color=colour, ha=where, va="center", fontweight=weight, parse_math=False
     )
+
+
+def _kept_apart(left: Text, right: Text) -> None:
+    """Make two texts on one line smaller until they do not meet."""
+    while right.get_window_extent().x0 - left.get_window_extent().x1 < 16 and float(left.get_fontsize()) > 8:
+        for text in (left, right):
+            text.set_fontsize(0.95 * float(text.get_fontsize()))
 
 
 def _box(
@@ -102,9 +115,9 @@ def _box(
 
 
 def _title(axes: Axes, anatomy: Anatomy) -> None:
-    _write(axes, 30, 38, anatomy.alias, 24)
+    name = _write(axes, 30, 38, anatomy.alias, 24)
     said = f"{anatomy.architecture} · {short_count(anatomy.parameters)} parameters · context {anatomy.context_tokens:,}"
-    _write(axes, 1070, 40, said, 15, _SMALL, "right")
+    _kept_apart(name, _write(axes, 1070, 40, said, 15, _SMALL, "right"))
 
 
 def _layers(axes: Axes, anatomy: Anatomy) -> None:
@@ -167,8 +180,8 @@ def _row(
     _box(axes, left, top, 14, height, _COLOURS[kind])
     middle = top + height / 2
     small = height < 40
-    _write(axes, left + 30, middle, name, 12 if small else 17, _SMALL if small else _TEXT)
-    _write(axes, left + width - 16, middle, words, 15, _TEXT, "right")
+    label = _write(axes, left + 30, middle, name, 12 if small else 17, _SMALL if small else _TEXT)
+    _kept_apart(label, _write(axes, left + width - 16, middle, words, 15, _TEXT, "right"))
 
 
 def _arrow(axes: Axes, x: float, start: float, end: float) -> None:
