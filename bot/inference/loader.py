@@ -187,12 +187,6 @@ def _why_not(spec: ModelSpec, error: BaseException) -> str:
     )
 
 
-def footprint(folder: Path, spec: ModelSpec) -> Footprint:
-    """What a model will need: its weights as they are on the disk, quantized."""
-    on_disk_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return Footprint(on_disk_bytes // 3 if spec.quantization == "nf4" else on_disk_bytes, 0)
-
-
 def _quantization(spec: ModelSpec) -> Any:
     if spec.quantization == "none":
         return None

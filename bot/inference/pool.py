@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bot.errors import ModelUnavailable
+from bot.inference.anatomy import examine
 from bot.inference.catalog import ModelSpec
 from bot.inference.device import budget_bytes, free_memory
 from bot.inference.engine import Loading, Report
-from bot.inference.loader import LoadedModel, ModelLoader, footprint
+from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.memory import Footprint, MemoryReport, Resident, gigabytes
 from bot.inference.pace import Pace
 from bot.inference.threads import Emit, OneShotThread, in_thread
@@ -27,6 +28,12 @@ from bot.inference.threads import Emit, OneShotThread, in_thread
 log = logging.getLogger(__name__)
 
 Measure = Callable[[Path, ModelSpec], Footprint]
+
+
+def footprint(folder: Path, spec: ModelSpec) -> Footprint:
+    """What a model needs with one context full, from its config and the headers of its files."""
+    anatomy = examine(folder, spec)
+    return anatomy.footprint(anatomy.context_tokens)
 
 
 @dataclass(slots=True)
