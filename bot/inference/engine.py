@@ -129,8 +129,12 @@ class Engine(Protocol):
         """
         ...
 
+    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+        """Take models that are not in use out of service; their memory is free before the next one is loaded."""
+        ...
+
     async def load(self, model: ModelSpec, report: Report) -> None:
-        """Bring a fetched model into memory, unloading others for it. Cancelling the task stops it.
+        """Bring a fetched model into memory, unloading others for it where needed. Cancelling the task stops it.
 
         Raises:
             BotError: it cannot be loaded.

@@ -64,6 +64,10 @@ class LocalEngine:
         """See `Engine.victims`."""
         return self.pool.victims(model)
 
+    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+        """See `Engine.unload`."""
+        self.pool.unload(models)
+
     async def load(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.load`."""
         await self.pool.load(model, report)

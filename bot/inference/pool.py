@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,7 @@ class ModelPool:
         self._unload_idle_after_s = unload_idle_after_s
         self._measure = measure
         self._places: dict[ModelSpec, _Place] = {}
+        self._unloaded: list[LoadedModel] = []
         self._needs: dict[ModelSpec, Footprint] = {}
         self._loading = asyncio.Lock()
         self._released = asyncio.Event()
@@ -112,6 +113,15 @@ class ModelPool:
             excess -= place.footprint.total_bytes
         return tuple(chosen) if excess <= 0 else None
 
+    def unload(self, specs: Iterable[ModelSpec]) -> None:
+        """Take models out of service; their memory is given back by whatever load or unload comes next."""
+        for spec in specs:
+            place = self._places.pop(spec.identity)
+            if place.timer is not None:
+                place.timer.cancel()
+            log.info("unloading %s", spec.alias)
+            self._unloaded.append(place.loaded)
+
     async def load(self, spec: ModelSpec, report: Report) -> None:
         """Load a fetched model, unloading others for it as soon as they can be; see `Engine.load`."""
         async with self._loading:
@@ -120,7 +130,8 @@ class ModelPool:
             while (victims := self.victims(spec)) is None:
                 self._released.clear()
                 await self._released.wait()
-            await self._load(spec, [self._taken_out(victim) for victim in victims], report)
+            self.unload(victims)
+            await self._load(spec, report)
 
     @contextmanager
     def lease(self, spec: ModelSpec) -> Iterator[LoadedModel]:
@@ -167,13 +178,6 @@ class ModelPool:
         idle = (p for p in self._places.values() if not p.users and not self._is_pinned(p.loaded.spec))
         return sorted(idle, key=lambda place: place.idle_since_s)
 
-    def _taken_out(self, spec: ModelSpec) -> LoadedModel:
-        place = self._places.pop(spec.identity)
-        if place.timer is not None:
-            place.timer.cancel()
-        log.info("unloading %s", spec.alias)
-        return place.loaded
-
     def _rest(self, place: _Place) -> None:
         """Nobody may be using it now: it can go, and will some time."""
         if place.users:
@@ -192,12 +196,19 @@ class ModelPool:
 
     async def _unload(self, specs: list[ModelSpec], *, always: bool = False) -> None:
         """Unload; with `always`, what the device keeps for later is given back even if there was nothing."""
-        unloaded = [self._taken_out(spec) for spec in specs if self.ready(spec)]
-        if unloaded or always:
+        self.unload([spec for spec in specs if self.ready(spec)])
+        if self._unloaded or always:
+            unloaded = self._handed_over()
             await self._reported(lambda *_: _let_go(unloaded), lambda _: None, "unload")
             self._released.set()
 
-    async def _load(self, spec: ModelSpec, unloaded: list[LoadedModel], report: Report) -> None:
+    def _handed_over(self) -> list[LoadedModel]:
+        """What is out of service, for a thread that lets go of it."""
+        unloaded, self._unloaded = self._unloaded, []
+        return unloaded
+
+    async def _load(self, spec: ModelSpec, report: Report) -> None:
+        unloaded = self._handed_over()
         started_s = time.monotonic()
         got: list[LoadedModel] = []
 

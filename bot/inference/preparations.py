@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
@@ -21,8 +21,8 @@ from bot.inference.generation import Generation
 
 log = logging.getLogger(__name__)
 
-# Whether models may be unloaded for the one that a generation waits for.
-MayUnload = Callable[[tuple[ModelSpec, ...], Generation], bool]
+# Whether these models may be unloaded.
+MayUnload = Callable[[tuple[ModelSpec, ...]], bool]
 
 
 class _Stage(Enum):
@@ -69,18 +69,15 @@ class Preparations:
 
     def update(self, waiting: Sequence[Generation], may_unload: MayUnload) -> None:
         """Begin and give up what the line in front of the models asks for."""
-        first: dict[ModelSpec, Generation] = {}  # who has waited longest for each
-        for generation in waiting:
-            if not self._engine.ready(generation.request.model):
-                first.setdefault(generation.request.model, generation)
+        missing = {one.request.model: None for one in waiting if not self._engine.ready(one.request.model)}
         for model, preparation in list(self._all.items()):
-            if model not in first:
+            if model not in missing:
                 self._give_up(model, preparation)
-        for model in first:
+        for model in missing:  # in the order of who has waited longest for each
             if model not in self._all:
                 self._begin(model, _Stage.FETCHING)
         if not any(one.stage is _Stage.LOADING for one in self._all.values()):
-            self._load_next(first, may_unload)
+            self._load_next(missing, may_unload)
 
     def cancel_all(self) -> list[asyncio.Task[None]]:
         """Ask everything to stop; the tasks to wait for."""
@@ -89,9 +86,9 @@ class Preparations:
             task.cancel()
         return tasks
 
-    def _load_next(self, first: dict[ModelSpec, Generation], may_unload: MayUnload) -> None:
+    def _load_next(self, missing: Iterable[ModelSpec], may_unload: MayUnload) -> None:
         """Load the fetched model that somebody has waited for longest, as soon as there is room for it."""
-        for model, generation in first.items():
+        for model in missing:
             if self._all[model].stage is not _Stage.FETCHED:
                 continue
             try:
@@ -100,7 +97,8 @@ class Preparations:
                 del self._all[model]
                 self._failed(model, error)  # which comes back here for the others
                 return
-            if victims is not None and may_unload(victims, generation):
+            if victims is not None and may_unload(victims):
+                self._engine.unload(victims)  # at once, so that nobody is given a turn on them
                 self._begin(model, _Stage.LOADING)
             return
 

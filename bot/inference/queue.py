@@ -140,10 +140,13 @@ class InferenceQueue:
         self._context.copy().run(self._preparations.update, self._waiting, self._may_unload)
         self._tell_all()
 
-    def _may_unload(self, victims: tuple[ModelSpec, ...], wanting: Generation) -> bool:
-        """Whether these models may go for the one that `wanting` waits for: others may still have use for them."""
+    def _may_unload(self, victims: tuple[ModelSpec, ...]) -> bool:
+        """Whether these models may go: not when one of them has just been given its turn, and not while others have
+        use for them, unless somebody has been overtaken so often that nobody may pass any more."""
+        if any(one.request.model in victims for one in self._running if one.finished is None):
+            return False
         needed = any(one.request.model in victims for one in self._waiting)
-        return not needed or wanting.overtaken >= self._overtaking_limit
+        return not needed or any(one.overtaken >= self._overtaking_limit for one in self._waiting)
 
     def _start(self, generation: Generation) -> None:
         task = self._context.copy().run(self._loop.create_task, self._run(generation))

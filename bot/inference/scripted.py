@@ -71,6 +71,9 @@ class ScriptedEngine:
         """Nothing is in the way."""
         return ()
 
+    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+        """Nothing to unload."""
+
     async def load(self, model: ModelSpec, report: Report) -> None:
         """Nothing to load."""
 

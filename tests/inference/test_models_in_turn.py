@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import GenerationTimeout, ModelUnavailable, Unexpected
@@ -66,10 +68,13 @@ class Crowded(ScriptedEngine):
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         await self._do(f"fetch {model.alias}", Loading(model.alias, 0.5, 9.0, LoadStep.DOWNLOADING), report)
 
+    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+        for model in models:
+            assert model not in self.in_use
+            self.resident.remove(model)
+            self.journal.append(f"unload {model.alias}")
+
     async def load(self, model: ModelSpec, report: Report) -> None:
-        for victim in self.victims(model) or ():
-            self.resident.remove(victim)
-            self.journal.append(f"unload {victim.alias}")
         await self._do(f"load {model.alias}", Loading(model.alias, 0.62, 9.0), report)
         self.resident.append(model)
 
@@ -275,3 +280,36 @@ async def test_closing_ends_loads_and_tells_those_who_wait_for_them() -> None:
         await settled()
     assert "restarting" in str(ending(await read(generation)).error)
     assert engine.journal[-1] == "gave up load gemma"
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    aliases=st.text("abcd", min_size=1, max_size=40),
+    fits=st.integers(1, 3),
+    slots=st.integers(1, 3),
+    limit=st.integers(0, 3),
+    leavers=st.sets(st.integers(0, 39)),
+    pauses=st.lists(st.integers(0, 7), min_size=1, max_size=8),
+)
+def test_whoever_asks_for_whatever_everybody_is_answered_and_nobody_is_overtaken_beyond_the_limit(
+    aliases: str, fits: int, slots: int, limit: int, leavers: set[int], pauses: list[int]
+) -> None:
+    async def scenario() -> None:
+        engine = Crowded(fits=fits)
+        async with InferenceQueue(engine, slots=slots, limit=99, overtaking_limit=limit) as queue:
+            everybody = []
+            for number, alias in enumerate(aliases):
+                everybody.append(queue.submit(request(alias)))
+                for _ in range(pauses[number % len(pauses)]):
+                    await asyncio.sleep(0)
+                if number in leavers:
+                    everybody[-1].cancel()
+            for number, generation in enumerate(everybody):
+                end = ending(await asyncio.wait_for(read(generation), 5))
+                assert end.reason is FinishReason.STOP or number in leavers
+            await settled()
+            assert (queue.running, queue.waiting, engine.in_use) == (0, 0, [])
+            assert all(generation.overtaken <= limit for generation in everybody)
+            assert len(engine.resident) <= fits
+
+    asyncio.run(scenario())
