@@ -125,10 +125,11 @@ class Anatomy:
 
         An estimate from what transformers' decoder layers hold at a time, in bfloat16: the residual and the
         normed states, which RMSNorm works on in float32; then the larger of attention (queries, keys, values
-        with their rotated copies, and the output) and MLP (gate, up, and their product, for each expert of a
-        token). Eager attention holds all scores, twice in bfloat16 and once in float32. Beside them stand one
-        NF4 matrix unpacked to bfloat16, which is how bitsandbytes multiplies more than one token, and the
-        logits of the last token in float32 with what sampling sorts.
+        with their rotated copies, and the output) and MLP (gate, up, and their product; for each expert of a
+        token, with the token's states going in, coming out, and weighted). Eager attention holds all scores,
+        once in bfloat16 and twice in float32; it, and windows, need masks of tokens by tokens, and keys and values
+        repeated for every head. Beside them stand one NF4 matrix unpacked to bfloat16, which is how bitsandbytes multiplies more than one token, and the
+        logits of the last token in float32 with what sampling sorts. A test holds it to a measured peak.
         """
         rows = tokens * batch
         hidden = rows * self.hidden_size * (2 * _BFLOAT16_BYTES + 2 * _FLOAT32_BYTES)
@@ -137,10 +138,16 @@ class Anatomy:
         attention = rows * (queries + keys) * _BFLOAT16_BYTES
         if self.attention == "eager":
             scores = batch * self.attention_heads * tokens * tokens
-            attention += scores * (2 * _BFLOAT16_BYTES + _FLOAT32_BYTES)
+            attention += scores * (_BFLOAT16_BYTES + 2 * _FLOAT32_BYTES)
+        masked = self.attention == "eager" or (self.sliding_window or tokens) < tokens
+        if masked:
+            attention += rows * self.attention_heads * (self.key_dim + self.value_dim) * _BFLOAT16_BYTES
+        masks = 2 * batch * tokens * tokens * _BFLOAT16_BYTES if masked else 0
         mlp = rows * 3 * self.intermediate_size * max(1, self.experts_per_token) * _BFLOAT16_BYTES
+        mlp += rows * 3 * self.hidden_size * self.experts_per_token * _BFLOAT16_BYTES
         unpacked = max((part.largest_matrix for part in self.parts), default=0) * _BFLOAT16_BYTES
-        return hidden + max(attention, mlp) + unpacked + batch * self.vocabulary.output_size * _DRAWING_BYTES
+        drawing = batch * self.vocabulary.output_size * _DRAWING_BYTES
+        return hidden + masks + max(attention, mlp) + unpacked + drawing
 
     def footprint(self, tokens: int, batch: int = 1) -> Footprint:
         """All that the model needs to answer with a context of `tokens` tokens, `batch` at a time."""

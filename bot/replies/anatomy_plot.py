@@ -155,7 +155,7 @@ def _layers(axes: Axes, anatomy: Anatomy) -> None:
 def _attention_words(anatomy: Anatomy) -> str:
     heads = f"{anatomy.hidden_size:,} → {anatomy.attention_heads} heads × {anatomy.head_dim}"
     if anatomy.key_value_heads != anatomy.attention_heads:
-        heads += f" · {anatomy.key_value_heads} for keys and values"
+        heads += f" · {anatomy.key_value_heads} KV heads"
     if anatomy.sliding_window:
         which = (
             ""
@@ -169,7 +169,7 @@ def _attention_words(anatomy: Anatomy) -> str:
 def _mlp_words(anatomy: Anatomy) -> tuple[str, str]:
     path = f"{anatomy.hidden_size:,} → {anatomy.intermediate_size:,} → {anatomy.hidden_size:,}"
     if anatomy.experts:
-        return "experts", f"{anatomy.experts}, {anatomy.experts_per_token} for each token · {path}"
+        return "experts", f"{anatomy.experts_per_token} of {anatomy.experts} a token · {path}"
     return "MLP", path
 
 

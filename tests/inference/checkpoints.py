@@ -27,7 +27,6 @@ _COMMON: dict[str, Any] = {
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -49,10 +48,12 @@ _TEMPLATES = {
 }
 
 
-def save_checkpoint(alias: str, folder: Path, **options: Any) -> Path:
+def save_checkpoint(alias: str, folder: Path, *, context_tokens: int = 512, **options: Any) -> Path:
     """Make one; `options` go to `save_pretrained`, `max_shard_size` for one."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[alias](), dtype=torch.bfloat16)
+    config: Any = CONFIGS[alias]()
+    config.max_position_embeddings = context_tokens
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder, **options)
     tiny.byte_level(chat_template=_TEMPLATES[alias]).save_pretrained(folder)
     return folder

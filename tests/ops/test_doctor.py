@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
 
 from bot.inference.catalog import load_catalog
 from bot.inference.embedded import checkpoint_path
 from bot.ops.doctor import check, examine
 from bot.ops.findings import Finding, Verdict
 from bot.settings import Settings, load_settings
+from tests.inference.checkpoints import save_checkpoint
+from tests.inference.hub_standin import client_of
 
 TOKEN = "part-one.part_2.part3"
 
 
 @pytest.fixture(autouse=True)
-def nothing_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+def nothing_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No Hub, and nothing of it on this disk."""
+    with socket.socket() as taken:  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        with client_of(address, str(tmp_path / "hub"), monkeypatch):
+            yield
 
 
 def settings_of(tmp_path: Path, **values: object) -> Settings:
@@ -38,7 +46,7 @@ def found(settings: Settings) -> dict[str, Finding]:
 
 
 def test_a_machine_that_is_ready_is_all_ok(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint_path(tmp_path / "cache").mkdir(parents=True)
+    save_checkpoint("llama", checkpoint_path(tmp_path / "cache"))
     assert check(settings_of(tmp_path)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert {line.split()[0] for line in lines} == {"ok"}
