@@ -1,4 +1,4 @@
-"""Takes the README's picture of the demo page, from the real page with the real model: `make pictures`."""
+"""Takes the pictures of the documentation anew, from the real page with the real model: `make pictures`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,24 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from bot.app import open_engine
+from bot.app import model_loader, open_engine
 from bot.demo.page import serve_with
+from bot.inference.catalog import load_catalog
+from bot.inference.inspector import Inspector
+from bot.replies.anatomy_plot import draw_anatomy
 from bot.settings import load_settings
 from tests.browser import last_reply, open_page, send, type_command
 
 _FOLDER = Path(__file__).parent.parent / "docs" / "images"
 _SEED = "[smol.sampling]\nseed = 3\n"  # one of the better evenings of a very small model
+
+
+def inspect() -> None:
+    """What `/inspect model:smol` attaches, on a GPU with 24 GB."""
+    settings = load_settings(None)
+    spec = load_catalog()["smol"]
+    found = Inspector(model_loader(settings)).look(spec)
+    (_FOLDER / "inspect.png").write_bytes(draw_anatomy(found.anatomy, 24 * 10**9))
 
 
 async def main() -> None:
@@ -38,4 +49,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
+    inspect()
     asyncio.run(main())

@@ -97,7 +97,10 @@ async def _drive(world: World, preview: Preview, turn: asyncio.Lock, stop: async
                     break
                 try:
                     await world.catch_up()
-                    standing = [(m.id, m.content, repr(m.components)) for m in world.messages()]
+                    standing = [
+                        (m.id, m.content, repr(m.components), [e.to_dict() for e in m.embeds])
+                        for m in world.messages()
+                    ]
                     if standing != published:
                         await preview.refresh()
                         published = standing

@@ -18,6 +18,7 @@ from bot.settings import Settings
 _TICK_S = 0.05
 # Lines that are about the answer and not part of it: states, and what stands under the end.
 _NOTE = re.compile(r"^(?:-# |⚠️ ).*$", re.MULTILINE)
+_MARKUP = re.compile(r"```\n?|\*\*|^-# ", re.MULTILINE)
 
 
 async def answer_once(settings: Settings, typed: str) -> int:
@@ -46,6 +47,8 @@ async def answer_with(settings: Settings, typed: str, engine: Engine) -> int:
             sys.stderr.write(f"{result.response.content}\n")
             return 1
         finished = await _printed(world)
+    if finished is None:
+        return 0
     if finished.error is not None:
         sys.stderr.write(f"{finished.error}\n")
         return 1
@@ -57,12 +60,15 @@ async def answer_with(settings: Settings, typed: str, engine: Engine) -> int:
     return 0
 
 
-async def _printed(world: World) -> Finished:
-    """Print what is new in the reply until it has ended."""
+async def _printed(world: World) -> Finished | None:
+    """Print what is new in the reply until it has ended; None if no model was asked."""
     shown, note = "", ""
     while True:
         over = bool(world.endings)
         contents = [message.content for message in world.messages()]
+        if not world.begun and (cards := _cards(world)):
+            sys.stdout.write(f"{cards}\n")
+            return None
         text = "".join(_NOTE.sub("", content) for content in contents).rstrip()
         if text.startswith(shown):
             sys.stdout.write(text[len(shown) :])
@@ -77,3 +83,17 @@ async def _printed(world: World) -> Finished:
             return world.endings[0]
         await asyncio.sleep(_TICK_S)
         await world.catch_up()
+
+
+def _cards(world: World) -> str:
+    """The answer of a command that asks no model: its words and cards as lines, or nothing while it works."""
+    lines = []
+    for message in world.messages():
+        lines += [message.content] if message.content else []
+        for embed in message.embeds:
+            lines += [text for text in (embed.title, embed.description) if text]
+            for field in embed.fields:
+                value = _MARKUP.sub("", str(field.value)).strip()
+                lines.append(f"{field.name}:{chr(10) if chr(10) in value else ' '}{value}")
+        lines += [f"[picture: {attachment.filename}]" for attachment in message.attachments]
+    return "\n".join(lines)

@@ -36,13 +36,15 @@ class World:
         bot: the real bot.
         channel: the text channel it is used in.
         visitor: the person who uses it.
-        endings: how each reply ended, in order.
+        begun: how many replies of a model were begun; other commands answer with a card or a sentence.
+        endings: how each of them ended, in order.
     """
 
     env: Env
     bot: PunchlineBot
     channel: ChannelHandle
     visitor: MemberActor
+    begun: int = 0
     endings: list[Finished] = field(default_factory=list)
     _moved_s: float = field(default_factory=time.monotonic)
 
@@ -75,6 +77,7 @@ async def open_world(
 
     class WatchedReply(LiveReply):
         async def follow(self, generation: Generation) -> Finished:
+            opened[0].begun += 1
             finished = await super().follow(generation)
             opened[0].endings.append(finished)
             return finished

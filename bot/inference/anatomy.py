@@ -128,8 +128,9 @@ class Anatomy:
         with their rotated copies, and the output) and MLP (gate, up, and their product; for each expert of a
         token, with the token's states going in, coming out, and weighted). Eager attention holds all scores,
         once in bfloat16 and twice in float32; it, and windows, need masks of tokens by tokens, and keys and values
-        repeated for every head. Beside them stand one NF4 matrix unpacked to bfloat16, which is how bitsandbytes multiplies more than one token, and the
-        logits of the last token in float32 with what sampling sorts. A test holds it to a measured peak.
+        repeated for every head. Beside them stand one NF4 matrix unpacked to bfloat16, which is how bitsandbytes
+        multiplies more than one token, and the logits of the last token in float32 with what sampling sorts. A
+        test holds it to a measured peak.
         """
         rows = tokens * batch
         hidden = rows * self.hidden_size * (2 * _BFLOAT16_BYTES + 2 * _FLOAT32_BYTES)

@@ -12,10 +12,12 @@ from playwright.async_api import expect
 
 from bot.demo.page import serve_with
 from bot.errors import BotError
+from bot.inference.embedded import checkpoint_path
 from bot.inference.engine import Engine
 from bot.inference.scripted import ScriptedEngine
 from bot.settings import Settings, load_settings
 from tests.browser import last_reply, needs_browser, open_page, send, type_command
+from tests.conftest import CACHE_DIR
 
 # Playwright's own machinery leaves transports to the garbage collector.
 pytestmark = [needs_browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -95,3 +97,16 @@ async def test_a_port_in_use_is_a_sentence(settings: Settings) -> None:
     async with occupied:
         with pytest.raises(BotError, match=f"port {port}"):
             await serve_with(settings, port, ScriptedEngine())
+
+
+@pytest.mark.model
+async def test_a_look_inside_a_model_is_a_card_with_a_picture(settings: Settings) -> None:
+    if not checkpoint_path(CACHE_DIR).exists():
+        pytest.skip("NEEDS THE EMBEDDED MODEL: run `python -m bot pull smol` first, as `make test` does")
+    here = settings.model_copy(update={"cache_dir": CACHE_DIR})
+    async with serving(here, ScriptedEngine()) as (url, _), open_page(url) as page:
+        await type_command(page, "inspect", model="smol")
+        await send(page)
+        await expect(last_reply(page)).to_contain_text("LlamaForCausalLM", timeout=60_000)
+        picture = last_reply(page).locator("img.attachment-image")
+        await expect(picture).to_have_js_property("naturalWidth", 1100)

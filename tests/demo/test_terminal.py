@@ -83,3 +83,17 @@ async def test_what_cannot_be_answered_is_a_sentence_and_exit_code_1(
 async def test_what_discord_would_not_send_is_a_usage_error(settings: Settings) -> None:
     with pytest.raises(UsageError, match="at most 300 characters"):
         await answer_with(settings, f"/joke topic:{'x' * 301}", ScriptedEngine())
+
+
+async def test_a_command_that_asks_no_model_prints_its_card(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await answer_with(settings, "/gpu", ScriptedEngine()) == 0
+    assert "Models in memory: none: the first question loads one" in capsys.readouterr().out
+
+
+async def test_a_look_at_a_model_that_is_not_here_prints_why(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await answer_with(settings, "/inspect model:smol", ScriptedEngine()) == 0
+    assert "smol is not on this disk yet" in capsys.readouterr().out

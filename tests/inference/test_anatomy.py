@@ -138,7 +138,7 @@ def measured_peak_bytes(work: Callable[[], object]) -> int:
     kineto: Any = record.profiler
     pieces = [event for event in kineto.kineto_results.events() if event.name() == "[memory]"]
     held = accumulate(event.nbytes() for event in sorted(pieces, key=lambda event: event.start_ns()))
-    return max(held)
+    return int(max(held))
 
 
 @pytest.mark.parametrize("alias", ALIASES)
