@@ -122,9 +122,9 @@ async def compare(tokens: int, rounds: int, latency_s: float) -> None:
             open_services(settings, engine, partial(MeasuredReply, edit_interval_s=1.0)) as services,
         ):
             assert isinstance(engine, LocalEngine)
-            spec = services.catalog["smol"]
+            spec = services.chooser._catalog["smol"]
             spec = spec.model_copy(update={"sampling": spec.sampling.model_copy(update=fixed)})
-            services.catalog._specs["smol"] = spec
+            services.chooser._catalog._specs["smol"] = spec
             bot = PunchlineBot(services=services, data_dir=settings.data_dir)
             await bot.login("a.b.c")
             try:
@@ -161,7 +161,8 @@ async def _last_request(services: Services) -> GenerationRequest:
     from bot.chat.prompt import joke_messages
 
     messages = joke_messages(topic="databases", audience=services.default_audience)
-    return GenerationRequest(services.catalog["smol"], messages, services.catalog["smol"].sampling)
+    spec = services.chooser._catalog["smol"]
+    return GenerationRequest(spec, messages, spec.sampling)
 
 
 def _report(params: SamplingParams, bares: list[float], asks: list[Asked], lags_s: list[float]) -> None:

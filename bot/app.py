@@ -12,6 +12,7 @@ from functools import partial
 import aiohttp
 import discord
 
+from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.errors import BotError, CatalogError, SettingsError
 from bot.inference.catalog import ModelCatalog, ModelSpec, load_catalog
@@ -26,6 +27,8 @@ from bot.replies.inspection import Inspections
 from bot.replies.live import LiveReplies, LiveReply, Wait, just_wait
 from bot.services import Services
 from bot.settings import Settings
+from bot.storage.choices import ModelChoices
+from bot.storage.database import open_database
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,7 @@ async def open_services(
 
     Raises:
         CatalogError: the catalogue cannot be used.
+        StorageError: the database cannot be used.
     """
     catalog = read_catalog(settings)
     queue = InferenceQueue(
@@ -75,9 +79,13 @@ async def open_services(
         load_timeout_s=settings.load_timeout_s,
         generation_timeout_s=settings.generation_timeout_s,
     )
-    async with queue, _loaded_beside(engine, [catalog[alias] for alias in settings.load_at_start]):
+    async with (
+        open_database(settings.database_path, wait) as database,
+        queue,
+        _loaded_beside(engine, [catalog[alias] for alias in settings.load_at_start]),
+    ):
         yield Services(
-            catalog=catalog,
+            chooser=ModelChooser(catalog, ModelChoices(database)),
             inference=queue,
             live_reply=live_reply or partial(LiveReply, edit_interval_s=settings.edit_interval_s),
             inspections=Inspections(

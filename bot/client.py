@@ -20,7 +20,7 @@ from bot.services import Services
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.inspect", "cogs.gpu")
+EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.models", "cogs.gpu")
 
 
 class PunchlineBot(commands.Bot):

@@ -23,6 +23,14 @@ class CatalogError(BotError):
     """`models.toml` cannot be used. Names the file, the line and the fix."""
 
 
+class StorageError(BotError):
+    """The database cannot be used, or could not keep something."""
+
+
+class NotAllowed(BotError):
+    """A person may not do that here."""
+
+
 class UnknownModel(BotError):
     """Nobody offers a model under that alias."""
 

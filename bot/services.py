@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bot.inference.catalog import ModelCatalog
+from bot.chooser import ModelChooser
 from bot.inference.queue import InferenceQueue
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
@@ -16,7 +16,7 @@ class Services:
     """The parts a command is made of.
 
     Attributes:
-        catalog: the models on offer.
+        chooser: which model answers where.
         inference: where requests go.
         live_reply: makes the growing reply for an interaction.
         inspections: answers with what a model is made of.
@@ -25,7 +25,7 @@ class Services:
         max_new_tokens: the operator's limit on an answer's length.
     """
 
-    catalog: ModelCatalog
+    chooser: ModelChooser
     inference: InferenceQueue
     live_reply: LiveReplies
     inspections: Inspections

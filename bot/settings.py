@@ -84,6 +84,9 @@ class Settings(BaseSettings):
     unload_idle_after_min: float | None = Field(
         None, gt=0, le=10_080, description="write minutes, up to 10080 (a week), or leave it out for never"
     )
+    database_file: _Path | None = Field(
+        None, description="write the path of a file the bot may write, or leave it out for one in DATA_DIR"
+    )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="write a number of tokens from 1 to 32768")
     queue_limit: int = Field(32, ge=0, le=10_000, description="write how many may wait, from 0 to 10000")
     queue_timeout_s: float = Field(300, gt=0, le=3_600, description="write seconds, up to 3600")
@@ -98,6 +101,11 @@ class Settings(BaseSettings):
     def secrets(self) -> tuple[str, ...]:
         """The values that must never appear in a log."""
         return tuple(s.get_secret_value() for s in (self.discord_token, self.hf_token) if s is not None)
+
+    @property
+    def database_path(self) -> Path:
+        """The file of the database."""
+        return self.database_file or self.data_dir / "punchline.sqlite3"
 
     @property
     def hub_token(self) -> str | None:

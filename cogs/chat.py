@@ -9,10 +9,13 @@ from discord.ext import commands
 from bot.chat.prompt import ask_messages
 from bot.client import PunchlineBot
 from bot.inference.engine import GenerationRequest
-from bot.replies.choices import model_choices
+from bot.replies.choices import ModelOption
+from bot.replies.places import place_of
 from bot.services import Services
 
 _PromptRange = app_commands.Range[str, 1, 4000]
+
+_Model = app_commands.Transform[str, ModelOption()]
 
 
 class Chat(commands.Cog):
@@ -24,18 +27,14 @@ class Chat(commands.Cog):
     @app_commands.command(description="Ask a model anything")
     @app_commands.describe(prompt="Your question", model="Which model answers")
     async def ask(
-        self, interaction: discord.Interaction, prompt: _PromptRange, model: str | None = None
+        self, interaction: discord.Interaction, prompt: _PromptRange, model: _Model | None = None
     ) -> None:
         """Answer a question."""
         services = self._services
-        spec = services.catalog.resolve(model)
+        spec = await services.chooser.resolve(model, place_of(interaction))
         request = GenerationRequest(spec, ask_messages(prompt), spec.sampling.capped(services.max_new_tokens))
         async with services.inference.submit(request) as generation:
             await services.live_reply(interaction).follow(generation)
-
-    @ask.autocomplete("model")
-    async def _models(self, _: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
-        return model_choices(self._services.catalog, typed)
 
 
 async def setup(bot: PunchlineBot) -> None:

@@ -9,10 +9,13 @@ from discord.ext import commands
 from bot.chat.prompt import joke_messages
 from bot.client import PunchlineBot
 from bot.inference.engine import GenerationRequest
-from bot.replies.choices import model_choices
+from bot.replies.choices import ModelOption
+from bot.replies.places import place_of
 from bot.services import Services
 
 _TopicRange = app_commands.Range[str, 1, 300]
+
+_Model = app_commands.Transform[str, ModelOption()]
 
 
 class Jokes(commands.Cog):
@@ -30,19 +33,15 @@ class Jokes(commands.Cog):
         interaction: discord.Interaction,
         topic: _TopicRange | None = None,
         audience: _TopicRange | None = None,
-        model: str | None = None,
+        model: _Model | None = None,
     ) -> None:
         """Tell a joke."""
         services = self._services
-        spec = services.catalog.resolve(model)
+        spec = await services.chooser.resolve(model, place_of(interaction))
         messages = joke_messages(topic=topic, audience=audience or services.default_audience)
         request = GenerationRequest(spec, messages, spec.sampling.capped(services.max_new_tokens))
         async with services.inference.submit(request) as generation:
             await services.live_reply(interaction).follow(generation)
-
-    @joke.autocomplete("model")
-    async def _models(self, _: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
-        return model_choices(self._services.catalog, typed)
 
 
 async def setup(bot: PunchlineBot) -> None:

@@ -103,7 +103,16 @@ def test_how_it_is_answered_knows_only_what_is_said_and_never_discord() -> None:
 
 
 def test_how_it_is_shown_knows_the_answers_and_no_commands_or_settings() -> None:
-    assert ours("bot/replies", "bot.replies", "bot.inference", "bot.errors") == []
+    assert ours("bot/replies", "bot.replies", "bot.inference", "bot.chooser", "bot.errors") == []
+
+
+def test_what_is_kept_knows_only_the_errors_and_sql_stays_there() -> None:
+    assert ours("bot/storage", "bot.storage", "bot.errors") == []
+    everywhere = [*imports_in("bot"), *imports_in("cogs")]
+    strangers = {
+        where.split(":")[0] for where, one in everywhere if within(one.module, "sqlalchemy", "alembic")
+    }
+    assert all(place.startswith("bot/storage/") for place in strangers)
 
 
 def test_cogs_know_neither_each_other_nor_how_the_bot_is_put_together() -> None:

@@ -20,12 +20,19 @@ def parse_slash(typed: str, commands: Mapping[str, Iterable[str]]) -> tuple[str,
     Raises:
         UsageError: it is none of the commands, or not in this form; says what is.
     """
-    name, _, rest = typed.strip().removeprefix("/").partition(" ")
-    if not typed.strip().startswith("/") or name not in commands:
+    words = " ".join(typed.split()[:3]).removeprefix("/")
+    names = [name for name in commands if f"{words} ".startswith(f"{name} ")]
+    if not typed.strip().startswith("/") or not names:
         known = ", ".join(f"/{command}" for command in commands)
         raise UsageError(f"'{typed.strip()[:60]}' is none of the commands: {known}.")
+    name = max(names, key=len)  # of "/model" and "/model set", the latter
+    rest = typed.strip().removeprefix("/").split(maxsplit=len(name.split()))[len(name.split()) :]
     options = tuple(commands[name])
-    parts = re.split(rf"(?:^|\s)({'|'.join(map(re.escape, options))}):", rest) if options else [rest]
+    parts = (
+        re.split(rf"(?:^|\s)({'|'.join(map(re.escape, options))}):", "".join(rest))
+        if options
+        else rest or [""]
+    )
     if parts[0].strip():
         form = " ".join(f"{option}:…" for option in options)
         raise UsageError(f"'{parts[0].strip()[:60]}' is no option of /{name}: write /{name} {form}")

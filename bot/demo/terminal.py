@@ -6,6 +6,7 @@ import asyncio
 import re
 import sys
 
+import discord
 from simcord.backend.errors import SetupError
 
 from bot.app import open_engine
@@ -35,8 +36,9 @@ async def answer_with(settings: Settings, typed: str, engine: Engine) -> int:
     """
     async with open_world(settings, engine) as world:
         commands = {
-            command.name: [option.name for option in getattr(command, "parameters", [])]
-            for command in world.bot.tree.get_commands()
+            command.qualified_name: [option.name for option in command.parameters]
+            for command in world.bot.tree.walk_commands()
+            if isinstance(command, discord.app_commands.Command)
         }
         name, options = parse_slash(typed, commands)
         try:

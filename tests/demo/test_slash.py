@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from bot.demo.slash import parse_slash
 from bot.errors import UsageError
 
-COMMANDS = {"joke": ["topic", "audience", "model"], "ask": ["prompt", "model"], "gpu": []}
+COMMANDS = {
+    "joke": ["topic", "audience", "model"],
+    "ask": ["prompt", "model"],
+    "gpu": [],
+    "model set": ["model", "scope"],
+    "model show": [],
+}
 
 
 @pytest.mark.parametrize(
@@ -21,6 +27,8 @@ COMMANDS = {"joke": ["topic", "audience", "model"], "ask": ["prompt", "model"], 
         ("/joke topic:databases model:smol", ("joke", {"topic": "databases", "model": "smol"})),
         ("/joke model:smol topic:cats and dogs", ("joke", {"model": "smol", "topic": "cats and dogs"})),
         ("/ask prompt:what is 1:1 about? see: this", ("ask", {"prompt": "what is 1:1 about? see: this"})),
+        ("/model set model:smol scope:server", ("model set", {"model": "smol", "scope": "server"})),
+        ("/model  show ", ("model show", {})),
         ("/joke topic: spaced ", ("joke", {"topic": "spaced"})),
     ],
 )
@@ -31,7 +39,7 @@ def test_a_command_is_understood(typed: str, understood: tuple[str, dict[str, st
 @pytest.mark.parametrize(
     ("typed", "sentence"),
     [
-        ("joke", "none of the commands: /joke, /ask, /gpu"),
+        ("joke", "none of the commands: /joke, /ask, /gpu, /model set, /model show"),
         ("/jok topic:x", "none of the commands"),
         ("", "none of the commands"),
         ("/joke cats", "'cats' is no option of /joke: write /joke topic:… audience:… model:…"),

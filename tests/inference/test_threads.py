@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
@@ -23,6 +24,8 @@ async def test_an_error_is_raised_where_the_result_is_awaited() -> None:
 
 async def test_who_has_waited_long_enough_goes_on_and_a_late_result_disturbs_nobody() -> None:
     release = threading.Event()
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     started: list[threading.Thread] = []
 
     def work() -> str:
@@ -35,6 +38,7 @@ async def test_who_has_waited_long_enough_goes_on_and_a_late_result_disturbs_nob
     release.set()
     started[0].join(10)
     assert await in_own_thread(lambda: "next", timeout_s=10) == "next"
+    assert complaints == []
 
 
 async def test_work_that_nobody_waits_for_does_not_keep_the_process() -> None:

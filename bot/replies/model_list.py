@@ -1,0 +1,94 @@
+"""What `/model` shows: who answers here and why, and the list of models, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import discord
+
+from bot.chooser import Level, Standing
+from bot.inference.catalog import ModelSpec
+
+PAGE_ENTRIES = 10
+LIST_TIMEOUT_S = 300.0
+
+_NOBODY = discord.AllowedMentions.none()
+_LEVELS = {
+    Level.THREAD: "this thread",
+    Level.CHANNEL: "this channel",
+    Level.SERVER: "this server",
+    Level.BOT: "the bot's default",
+}
+
+
+def standing_text(standing: Standing) -> str:
+    """Who answers here, and what each level says."""
+    lines = [f"**{standing.spec.alias}** answers here: {standing.spec.description}"]
+    offered = {spec.alias for spec in standing.offered}
+    for level, alias in standing.levels:
+        note = f"`{alias}`" if alias else "nothing chosen"
+        if alias and alias not in offered:
+            note += ", which is not offered any more and is passed over"
+        mark = "▸" if level is standing.level and alias == standing.spec.alias else "·"
+        lines.append(f"{mark} {_LEVELS[level]}: {note}")
+    return "\n".join(lines)
+
+
+def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
+    """The models on offer, some on each page."""
+    entries = [
+        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · {spec.description}\n-# {spec.place}"
+        for spec in offered
+    ]
+    pages = [entries[at : at + PAGE_ENTRIES] for at in range(0, len(entries), PAGE_ENTRIES)]
+    return [
+        "\n".join([*page, *([f"-# page {number} of {len(pages)}"] if len(pages) > 1 else [])])
+        for number, page in enumerate(pages, start=1)
+    ]
+
+
+class PagesView(discord.ui.View):
+    """Two buttons that turn the pages of a message that only the asker sees."""
+
+    def __init__(self, interaction: discord.Interaction[Any], pages: Sequence[str]) -> None:
+        super().__init__(timeout=LIST_TIMEOUT_S)
+        self._asked = interaction
+        self._pages = pages
+        self._at = 0
+        self._mark()
+
+    async def on_timeout(self) -> None:
+        """Take the buttons away: they do nothing any more."""
+        await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
+
+    @discord.ui.button(label="Back", emoji="◀️")
+    async def back_button(self, interaction: discord.Interaction[Any], _: discord.ui.Button[Any]) -> None:
+        """The page before."""
+        await self._turn(interaction, -1)
+
+    @discord.ui.button(label="Next", emoji="▶️")
+    async def next_button(self, interaction: discord.Interaction[Any], _: discord.ui.Button[Any]) -> None:
+        """The page after."""
+        await self._turn(interaction, 1)
+
+    async def _turn(self, interaction: discord.Interaction[Any], by: int) -> None:
+        self._at = max(0, min(self._at + by, len(self._pages) - 1))
+        self._mark()
+        await interaction.response.edit_message(
+            content=self._pages[self._at], view=self, allowed_mentions=_NOBODY
+        )
+
+    def _mark(self) -> None:
+        self.back_button.disabled = self._at == 0
+        self.next_button.disabled = self._at == len(self._pages) - 1
+
+
+async def show_list(interaction: discord.Interaction[Any], standing: Standing) -> None:
+    """Show the models on offer to the asker alone."""
+    pages = list_pages(standing.offered, standing.spec.alias)
+    if len(pages) == 1:
+        await interaction.response.send_message(pages[0], ephemeral=True, allowed_mentions=_NOBODY)
+        return
+    view = PagesView(interaction, pages)
+    await interaction.response.send_message(pages[0], view=view, ephemeral=True, allowed_mentions=_NOBODY)

@@ -1,0 +1,84 @@
+"""The database: one SQLite file, opened for as long as the bot runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from bot.errors import StorageError
+from bot.storage.migrate import BUSY_TIMEOUT_S, migrate, told_when_to_begin
+
+ANSWER_TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
+
+_Result = TypeVar("_Result")
+# What SQLite says, in parts of its messages, and what that means for whoever reads it.
+_SENTENCES = {
+    "disk is full": "The disk of {path} is full: nothing new can be kept. The operator must free space there.",
+    "locked": "Another program has kept {path} locked for long. Please try again in a minute.",
+    "malformed": "{path} is damaged. The operator can put a backup in its place, or move it away to begin anew.",
+    "not a database": "{path} is not a database: set DATABASE_FILE to another file, or move this one away.",
+    "unable to open": "{path} cannot be opened: check DATABASE_FILE, and the rights of its folder.",
+    "readonly": "{path} cannot be written: check the rights of the file and its folder.",
+}
+
+
+class Database:
+    """A file that is open. Stores use it through `run`."""
+
+    def __init__(self, engine: AsyncEngine, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+
+    async def run(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+        """Do `work` in one transaction; when this returns, what was written is on the disk.
+
+        Raises:
+            StorageError: it could not be done; nothing of it was.
+        """
+        try:
+            with explained(self._path):
+                async with asyncio.timeout(ANSWER_TIMEOUT_S), self._engine.begin() as connection:
+                    return await work(connection)
+        except TimeoutError:
+            raise StorageError(_SENTENCES["locked"].format(path=self._path.name)) from None
+
+
+@asynccontextmanager
+async def open_database(path: Path) -> AsyncIterator[Database]:
+    """Open the file, made and brought up to date first; its folder is made too.
+
+    Raises:
+        StorageError: it cannot be used, with the fix.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(migrate, path)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    told_when_to_begin(engine.sync_engine)
+    try:
+        yield Database(engine, path)
+    finally:
+        await engine.dispose()
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn what SQLite and the file system say into sentences."""
+    try:
+        yield
+    except DBAPIError as error:
+        said = str(error.orig)
+        sentence = next((text for part, text in _SENTENCES.items() if part in said), None)
+        raise StorageError((sentence or f"{{path}} cannot be used ({said}).").format(path=path)) from error
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise
+        raise StorageError(
+            f"{path} cannot be used ({error.strerror}): set DATABASE_FILE to a file in a folder the bot may write to."
+        ) from error

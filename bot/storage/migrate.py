@@ -1,0 +1,76 @@
+"""Bringing a database file to the schema that this version knows.
+
+SQLite can take back changes of the schema like any others, if they are inside a transaction; Python's driver only
+begins one when it is told to. So all that is pending, and the new version's number, are one transaction: whoever
+interrupts it leaves the old schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+
+from bot.errors import StorageError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+BUSY_TIMEOUT_S = 10.0  # how long one waits for another who writes
+
+
+def migrate(path: Path, migrations: Path = MIGRATIONS) -> None:
+    """Make the file if there is none, and bring it up to date. Blocks; safe to be run by two at once.
+
+    Raises:
+        StorageError: a newer version of Punchline wrote it.
+    """
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    config.set_main_option("path_separator", "os")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    with _connected(path) as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+        if current is not None and current not in known:
+            raise StorageError(
+                f"{path} was written by a newer Punchline (schema {current}): install that version again, or set "
+                "DATABASE_FILE to another file."
+            )
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[Connection]:
+    engine = create_engine(f"sqlite:///{path}")
+    told_when_to_begin(engine)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def told_when_to_begin(engine: Engine) -> None:
+    """Set up each connection, and begin each transaction with the right to write: no two meet half-way."""
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: object, _: object) -> None:
+        connection.isolation_level = None  # type: ignore[attr-defined]  # the driver begins nothing by itself
+        cursor = connection.cursor()  # type: ignore[attr-defined]
+        for pragma in (
+            f"busy_timeout = {int(1000 * BUSY_TIMEOUT_S)}",
+            "journal_mode = WAL",
+            "synchronous = FULL",  # what was confirmed survives a power cut
+            "foreign_keys = ON",
+        ):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,236 @@
+"""The database is there, up to date and whole, whatever happened to it before."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect
+
+from bot.errors import StorageError
+from bot.storage.choices import ModelChoices, PlaceKind
+from bot.storage.database import open_database
+from bot.storage.migrate import MIGRATIONS, migrate
+from bot.storage.tables import metadata
+
+TABLES = {"model_choices", "offered_models", "alembic_version"}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "punchline.sqlite3"
+
+
+def tables(path: Path) -> set[str]:
+    with sqlite3.connect(path) as connection:
+        found = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    connection.close()
+    return found
+
+
+async def why_not(path: Path) -> str:
+    with pytest.raises(StorageError) as caught:
+        async with open_database(path):
+            pass
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_new_file_has_everything_and_is_safe_for_readers_beside_a_writer(path: Path) -> None:
+    async with open_database(path):
+        pass
+    assert tables(path) == TABLES
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_the_migrations_make_the_tables_that_the_code_knows(path: Path) -> None:
+    path.parent.mkdir()
+    migrate(path)
+    engine = create_engine(f"sqlite:///{path}")
+    found = inspect(engine)
+    for table in metadata.tables.values():
+        assert [column["name"] for column in found.get_columns(table.name)] == list(table.columns.keys())
+        assert set(found.get_pk_constraint(table.name)["constrained_columns"]) == {
+            column.name for column in table.primary_key
+        }
+    engine.dispose()
+
+
+async def test_a_file_that_is_up_to_date_is_left_alone(path: Path) -> None:
+    async with open_database(path) as database:
+        await ModelChoices(database).put(PlaceKind.CHANNEL, 1, "gemma", set_by=7)
+    async with open_database(path) as database:
+        assert (await ModelChoices(database).at([(PlaceKind.CHANNEL, 1)], None)).alias(
+            PlaceKind.CHANNEL
+        ) == "gemma"
+
+
+async def test_a_file_of_a_newer_version_is_refused_and_not_touched(path: Path) -> None:
+    async with open_database(path):
+        pass
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    said = await why_not(path)
+    assert "written by a newer Punchline (schema 9999)" in said
+    assert "DATABASE_FILE" in said
+    assert tables(path) == TABLES
+
+
+def test_two_that_start_at_once_make_it_once(path: Path) -> None:
+    path.parent.mkdir()
+    with ThreadPoolExecutor(4) as pool:
+        for started in [pool.submit(migrate, path) for _ in range(4)]:
+            started.result(timeout=30)
+    assert tables(path) == TABLES
+
+
+@pytest.mark.parametrize("content", [b"this is no database, but it is long enough" * 50])
+async def test_what_is_no_database_is_said_to_be_that_and_left_alone(path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    assert "is not a database" in await why_not(path)
+    assert path.read_bytes() == content
+
+
+async def test_a_damaged_file_is_said_to_be_that(path: Path) -> None:
+    async with open_database(path) as database:
+        for number in range(300):
+            await ModelChoices(database).put(PlaceKind.CHANNEL, number, "gemma", set_by=7)
+    data = bytearray(path.read_bytes())
+    data[4096:] = os.urandom(len(data) - 4096)
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="damaged"):
+        async with open_database(path) as database:
+            await ModelChoices(database).at([(PlaceKind.CHANNEL, 1)], None)
+
+
+async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    said = await why_not(tmp_path / "data" / "punchline.sqlite3")
+    assert "DATABASE_FILE" in said
+
+
+async def test_a_full_disk_is_a_sentence_reads_go_on_and_later_writes_work(path: Path) -> None:
+    async with open_database(path) as database:
+        choices = ModelChoices(database)
+        await choices.put(PlaceKind.CHANNEL, 1, "gemma", set_by=7)
+
+        async def limit(pages: int) -> None:
+            await database.run(
+                lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+            )
+
+        await limit(1)  # no more than there are: what a full disk is to SQLite
+        with pytest.raises(StorageError, match=r"disk .* is full"):
+            for number in range(500):
+                await choices.put(PlaceKind.CHANNEL, 1000 + number, "gemma", set_by=7)
+        assert (await choices.at([(PlaceKind.CHANNEL, 1)], None)).alias(PlaceKind.CHANNEL) == "gemma"
+        await limit(100_000)
+        await choices.put(PlaceKind.CHANNEL, 2, "phi", set_by=7)
+        assert (await choices.at([(PlaceKind.CHANNEL, 2)], None)).alias(PlaceKind.CHANNEL) == "phi"
+
+
+async def test_somebody_else_who_keeps_it_locked_is_a_sentence_and_not_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bot.storage.migrate.BUSY_TIMEOUT_S", 0.05)
+    async with open_database(path) as database:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageError, match="locked"):
+            await ModelChoices(database).put(PlaceKind.CHANNEL, 1, "gemma", set_by=7)
+        other.execute("ROLLBACK")
+        other.close()
+        await ModelChoices(database).put(PlaceKind.CHANNEL, 1, "gemma", set_by=7)
+
+
+# --- Killed -----------------------------------------------------------------------------------------------------
+
+WRITER = """
+import asyncio, sys
+from pathlib import Path
+from bot.storage.choices import ModelChoices, PlaceKind
+from bot.storage.database import open_database
+
+async def main():
+    async with open_database(Path(sys.argv[1])) as database:
+        for number in range(100_000):
+            await ModelChoices(database).put(PlaceKind.CHANNEL, number, f"m{number}", set_by=1)
+            print(number, flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("confirmed", [1, 5, 40])
+async def test_killed_in_the_middle_of_writing_it_loses_nothing_that_was_confirmed(
+    path: Path, confirmed: int
+) -> None:
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    assert writer.stdout is not None
+    last = -1
+    while last < confirmed:
+        last = int(writer.stdout.readline())
+    writer.send_signal(signal.SIGKILL)
+    rest = writer.stdout.read().split()
+    writer.wait()
+    writer.stdout.close()
+    last = int(rest[-1]) if rest else last
+    async with open_database(path) as database:
+        for number in range(last + 1):
+            chosen = await ModelChoices(database).at([(PlaceKind.CHANNEL, number)], None)
+            assert chosen.alias(PlaceKind.CHANNEL) == f"m{number}"
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    connection.close()
+
+
+KILLED_MIGRATION = """
+import os, signal, sys
+from pathlib import Path
+from alembic import op
+from bot.storage.migrate import migrate
+
+make = op.create_table
+def half_way(name, *columns, **options):
+    made = make(name, *columns, **options)
+    if name == sys.argv[2]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return made
+op.create_table = half_way
+migrate(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize("table", ["model_choices", "offered_models"])
+async def test_killed_in_the_middle_of_a_migration_the_next_start_does_it(path: Path, table: str) -> None:
+    path.parent.mkdir()
+    ran = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, str(path), table], timeout=60, check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert tables(path) == set()
+    async with open_database(path) as database:
+        await ModelChoices(database).put(PlaceKind.SERVER, 1, "gemma", set_by=1)
+    assert tables(path) == TABLES
+
+
+def test_migrations_are_shipped_with_the_package() -> None:
+    assert (MIGRATIONS / "env.py").exists()
+    assert sorted(file.stem for file in (MIGRATIONS / "versions").glob("*.py")) == ["0001_model_choices"]
+
+
+async def test_many_at_once_write_without_getting_in_each_others_way(path: Path) -> None:
+    async with open_database(path) as database:
+        choices = ModelChoices(database)
+        await asyncio.gather(*(choices.put(PlaceKind.CHANNEL, n % 7, f"m{n}", set_by=n) for n in range(60)))
+        chosen = await choices.at([(PlaceKind.CHANNEL, n) for n in range(7)], None)
+    assert len(chosen.choices) == 7
