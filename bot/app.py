@@ -80,7 +80,7 @@ async def open_services(
         generation_timeout_s=settings.generation_timeout_s,
     )
     async with (
-        open_database(settings.database_path, wait) as database,
+        open_database(settings.database_path) as database,
         queue,
         _loaded_beside(engine, [catalog[alias] for alias in settings.load_at_start]),
     ):

@@ -41,7 +41,7 @@ def fields(embed: discord.Embed) -> dict[str, str]:
 async def test_inspect_shows_the_dimensions_the_memory_and_a_picture(tmp_path: Path, gemma: Path) -> None:
     own = catalogue(tmp_path, gemma)
     async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
-        result = await world.alice.slash(world.channel, "inspect", model="tiny")
+        result = await world.alice.slash(world.channel, "model inspect", model="tiny")
         assert result.acknowledged
         await world.until(lambda: bool(shown(world)))
         (embed,) = shown(world)
@@ -62,14 +62,14 @@ async def test_inspect_shows_the_dimensions_the_memory_and_a_picture(tmp_path: P
 
 async def test_without_a_name_the_default_model_is_looked_at(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path, cache_dir=CACHE_DIR) as world:
-        await world.alice.slash(world.channel, "inspect")
+        await world.alice.slash(world.channel, "model inspect")
         await world.until(lambda: bool(shown(world)))
         assert str(shown(world)[0].title).startswith("smol")
 
 
 async def test_a_model_that_is_not_here_and_cannot_be_asked_for_is_a_sentence(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
-        await world.alice.slash(world.channel, "inspect", model="smol")
+        await world.alice.slash(world.channel, "model inspect", model="smol")
         await world.until(lambda: bool(world.messages) and bool(world.messages[0].content))
         assert "smol is not on this disk yet: run `python -m bot pull smol`" in world.messages[0].content
         assert len(world.env.errors) == 1
@@ -82,7 +82,7 @@ async def test_a_look_that_hangs_is_given_up_with_a_sentence_and_the_bot_goes_on
     own = catalogue(tmp_path, gemma)
     monkeypatch.setattr(inspection, "draw_anatomy", lambda *_: release.wait(60))
     async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
-        await world.alice.slash(world.channel, "inspect", model="tiny")
+        await world.alice.slash(world.channel, "model inspect", model="tiny")
         await world.pass_time(inspection.PATIENCE_S + 1)
         assert "A look at tiny took longer than 60 s" in world.messages[0].content
         await world.alice.slash(world.channel, "joke")
@@ -95,7 +95,7 @@ async def test_a_channel_that_takes_no_files_gets_the_numbers_alone(tmp_path: Pa
     own = catalogue(tmp_path, gemma)
     async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
         world.env.inject_error("PATCH", "/webhooks/*", status=403, code=50013)
-        await world.alice.slash(world.channel, "inspect", model="tiny")
+        await world.alice.slash(world.channel, "model inspect", model="tiny")
         await world.until(lambda: bool(shown(world)))
         assert "Attach Files" in str(shown(world)[0].footer.text)
         assert world.messages[0].attachments == []
@@ -103,13 +103,13 @@ async def test_a_channel_that_takes_no_files_gets_the_numbers_alone(tmp_path: Pa
 
 async def test_the_model_option_completes_from_the_catalogue(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
-        typed = await world.alice.autocomplete(world.channel, "inspect", "model", "Mistral")
+        typed = await world.alice.autocomplete(world.channel, "model inspect", "model", "Mistral")
         assert [choice["value"] for choice in typed] == ["mixtral"]
 
 
 async def test_an_unknown_model_is_refused_to_the_asker_alone(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
-        result = await world.alice.slash(world.channel, "inspect", model="gema")
+        result = await world.alice.slash(world.channel, "model inspect", model="gema")
         assert result.ephemeral
         assert result.response is not None
         assert "Did you mean 'gemma'?" in result.response.content
@@ -120,7 +120,7 @@ async def test_nothing_in_the_cards_pings_anybody(tmp_path: Path, gemma: Path) -
     own = catalogue(tmp_path, gemma)
     own.write_text(own.read_text().replace("a small one", "@everyone <@1>"))
     async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
-        await world.alice.slash(world.channel, "inspect", model="tiny")
+        await world.alice.slash(world.channel, "model inspect", model="tiny")
         await world.until(lambda: bool(shown(world)))
         await world.alice.slash(world.channel, "gpu")
         await world.until(lambda: len(shown(world)) == 2)

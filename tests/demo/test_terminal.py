@@ -95,5 +95,5 @@ async def test_a_command_that_asks_no_model_prints_its_card(
 async def test_a_look_at_a_model_that_is_not_here_prints_why(
     settings: Settings, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert await answer_with(settings, "/inspect model:smol", ScriptedEngine()) == 0
+    assert await answer_with(settings, "/model inspect model:smol", ScriptedEngine()) == 0
     assert "smol is not on this disk yet" in capsys.readouterr().out
