@@ -19,7 +19,7 @@ _SEED = "[smol.sampling]\nseed = 3\n"  # one of the better evenings of a very sm
 
 
 def inspect() -> None:
-    """What `/inspect model:smol` attaches, on a GPU with 24 GB."""
+    """What `/model inspect model:smol` attaches, on a GPU with 24 GB."""
     settings = load_settings(None)
     spec = load_catalog()["smol"]
     found = Inspector(model_loader(settings)).look(spec)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import discord_standin
-from bot.app import _serve
-from bot.errors import BotError, SettingsError
+from bot.app import _serve, open_engine, open_services, read_catalog
+from bot.errors import BotError, CatalogError, SettingsError
 from bot.settings import Settings, load_settings
 from tests.conftest import CACHE_DIR
 
@@ -66,3 +66,35 @@ async def test_discord_out_of_reach_is_a_sentence(
     monkeypatch.setattr("discord.http.Route.BASE", "http://127.0.0.1:9")
     with pytest.raises(BotError, match="cannot be reached"):
         await _serve(settings, TOKEN, force_sync=False)
+
+
+@pytest.mark.model
+async def test_a_model_can_be_loaded_before_anybody_asks(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    eager = load_settings(None, **{**settings.model_dump(exclude_none=True), "load_at_start": "smol"})
+    async with open_engine(eager) as engine, open_services(eager, engine):
+        while not engine.memory().residents:
+            await asyncio.sleep(0.05)
+        assert [resident.alias for resident in engine.memory().residents] == ["smol"]
+        assert engine.memory().budget_bytes > engine.memory().reserved_bytes
+
+
+async def test_a_model_that_cannot_be_loaded_at_the_start_is_logged_and_the_bot_starts(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text('[gone]\nsource = "/nowhere"\ncontext_tokens = 256\ndescription = "a model"\n')
+    values = {**settings.model_dump(exclude_none=True), "models_file": own, "load_at_start": "gone"}
+    eager = load_settings(None, **values)
+    async with open_engine(eager) as engine, open_services(eager, engine):
+        while "gone is not loaded at the start" not in caplog.text:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("name", ["pinned_models", "load_at_start"])
+def test_a_setting_that_names_no_model_is_said_before_anything_starts(settings: Settings, name: str) -> None:
+    wrong = load_settings(None, **{**settings.model_dump(exclude_none=True), name: "gema"})
+    with pytest.raises(CatalogError, match=f"{name.upper()} names 'gema', which is not in the catalogue"):
+        read_catalog(wrong)

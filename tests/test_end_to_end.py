@@ -106,6 +106,20 @@ async def test_the_same_seed_gives_the_same_answer_and_another_one_another(smol_
     assert first != other
 
 
+async def test_an_answer_is_the_same_while_another_model_is_loaded(smol_engine: LocalEngine) -> None:
+    twin = SMOL.model_copy(update={"alias": "twin"})
+    asked = request(seed=3, temperature=1.0, max_new_tokens=48, min_new_tokens=48)
+    async with InferenceQueue(smol_engine) as queue:
+        alone, _, _ = await read(queue.submit(asked))
+        beside = queue.submit(asked)
+        loading = queue.submit(GenerationRequest(twin, MESSAGES, SamplingParams(max_new_tokens=1)))
+        meanwhile, _, _ = await read(beside)
+        await read(loading)
+    assert smol_engine.ready(twin)
+    await smol_engine.pool.unload_idle()
+    assert meanwhile == alone
+
+
 async def test_tokens_arrive_one_by_one_and_special_ones_are_not_shown(smol_engine: LocalEngine) -> None:
     async with InferenceQueue(smol_engine) as queue:
         text, finished, events = await read(

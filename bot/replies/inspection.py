@@ -1,4 +1,4 @@
-"""What `/inspect` shows: a card with the numbers of a model, and the picture of its layers and memory."""
+"""What `/model inspect` shows: a card with the numbers of a model, and the picture of its layers and memory."""
 
 from __future__ import annotations
 
