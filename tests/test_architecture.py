@@ -16,6 +16,7 @@ HEAVY = ("torch", "transformers", "bitsandbytes")
 MAY_USE_HEAVY = (
     "bot/inference/anatomy.py",
     "bot/inference/device.py",
+    "bot/inference/experts.py",
     "bot/inference/loader.py",
     "bot/inference/run.py",
     "bot/inference/weights.py",

@@ -125,8 +125,8 @@ class Anatomy:
 
         An estimate from what transformers' decoder layers hold at a time, in bfloat16: the residual and the
         normed states, which RMSNorm works on in float32; then the larger of attention (queries, keys, values
-        with their rotated copies, and the output) and MLP (gate, up, and their product; for each expert of a
-        token, with the token's states going in, coming out, and weighted). Eager attention holds all scores,
+        with their rotated copies, and the output) and MLP (gate, up, and their product; for experts, with the
+        tokens' states going in, coming out, and weighted). Eager attention holds all scores,
         once in bfloat16 and twice in float32; it, and windows, need masks of tokens by tokens, and keys and values
         repeated for every head. Beside them stand one NF4 matrix unpacked to bfloat16, which is how bitsandbytes
         multiplies more than one token, and the logits of the last token in float32 with what sampling sorts. A
@@ -144,8 +144,10 @@ class Anatomy:
         if masked:
             attention += rows * self.attention_heads * (self.key_dim + self.value_dim) * _BFLOAT16_BYTES
         masks = 2 * batch * tokens * tokens * _BFLOAT16_BYTES if masked else 0
-        mlp = rows * 3 * self.intermediate_size * max(1, self.experts_per_token) * _BFLOAT16_BYTES
-        mlp += rows * 3 * self.hidden_size * self.experts_per_token * _BFLOAT16_BYTES
+        packed = any(part.kind is Kind.EXPERTS and part.storage == "NF4" for part in self.parts)
+        at_a_time = min(1, self.experts) if packed else self.experts_per_token  # `experts.py` goes one by one
+        mlp = rows * 3 * self.intermediate_size * max(1, at_a_time) * _BFLOAT16_BYTES
+        mlp += rows * 3 * self.hidden_size * at_a_time * _BFLOAT16_BYTES
         unpacked = max((part.largest_matrix for part in self.parts), default=0) * _BFLOAT16_BYTES
         drawing = batch * self.vocabulary.output_size * _DRAWING_BYTES
         return hidden + masks + max(attention, mlp) + unpacked + drawing

@@ -57,6 +57,9 @@ class ModelSpec(BaseModel):
     revision: str = Field("main", min_length=1)
     quantization: Literal["nf4", "none"] = "nf4"
     context_tokens: int = Field(ge=64)
+    enable_thinking: bool | None = (
+        None  # the switch of templates that have one, such as Qwen 3's; None leaves it
+    )
     description: str = Field(min_length=1, max_length=100)
     sampling: SamplingParams = SamplingParams()
 

@@ -24,6 +24,7 @@ from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory
 from bot.inference.embedded import Progress
+from bot.inference.experts import experts_quantized
 from bot.inference.memory import Footprint
 from bot.inference.weights import weights_reported
 
@@ -53,8 +54,10 @@ class LoadedModel:
         if self.traits is None:
             return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
         adapted = chat_template.adapt(messages, self.traits)
+        thinking = self.spec.enable_thinking
+        switches: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         text = self.tokenizer.apply_chat_template(
-            chat_template.as_dicts(adapted), tokenize=False, add_generation_prompt=True
+            chat_template.as_dicts(adapted), tokenize=False, add_generation_prompt=True, **switches
         )
         # The template writes the special tokens itself: adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -149,7 +152,7 @@ class ModelLoader:
         try:
             common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-            with weights_reported(partial(report, step)):
+            with weights_reported(partial(report, step)), experts_quantized():
                 model = AutoModelForCausalLM.from_pretrained(
                     folder,
                     device_map="auto",

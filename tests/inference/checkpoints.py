@@ -15,6 +15,7 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     Qwen2Config,
+    Qwen3Config,
 )
 
 from tests.inference import tiny
@@ -32,11 +33,21 @@ _COMMON: dict[str, Any] = {
     "eos_token_id": 2,
 }
 
+_LLAMA_3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
 CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
-    "llama": lambda: LlamaConfig(**_COMMON, tie_word_embeddings=False),
+    "llama": lambda: LlamaConfig(**_COMMON, tie_word_embeddings=False, rope_parameters=_LLAMA_3_ROPE),
     "phi": lambda: Phi3Config(**_COMMON, sliding_window=100, tie_word_embeddings=False),
     "gemma": lambda: Gemma2Config(**_COMMON, head_dim=64, sliding_window=64),
     "qwen": lambda: Qwen2Config(**_COMMON, tie_word_embeddings=True),
+    "qwen3": lambda: Qwen3Config(**_COMMON, head_dim=64, tie_word_embeddings=True),
     "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=4, num_experts_per_tok=2),
 }
 _TEMPLATES = {
@@ -44,6 +55,7 @@ _TEMPLATES = {
     "phi": tiny.PHI_3_EARLY,
     "gemma": tiny.GEMMA_2,
     "qwen": tiny.CHATML,
+    "qwen3": tiny.QWEN_3,
     "mixtral": tiny.MIXTRAL_1,
 }
 

@@ -27,7 +27,6 @@ from tests.conftest import CACHE_DIR
 from tests.inference.checkpoints import CONFIGS, VOCABULARY, save_checkpoint
 
 ALIASES = tuple(CONFIGS)
-DENSE = tuple(alias for alias in ALIASES if alias != "mixtral")
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def changed(file: Path, **values: object) -> None:
 # --- Right against the real thing -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("alias", DENSE)
+@pytest.mark.parametrize("alias", ALIASES)
 def test_the_weights_take_what_the_loaded_model_takes(folders: dict[str, Path], alias: str) -> None:
     expected = look(folders[alias]).weights_bytes
     assert real_bytes(load(folders[alias]).model) == pytest.approx(expected, rel=0.02)

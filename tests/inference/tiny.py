@@ -62,6 +62,19 @@ MIXTRAL_1 = """
   {%- endif -%}
 {%- endfor -%}
 """
+QWEN_3 = """
+{%- for message in messages -%}
+<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor -%}
+{%- if add_generation_prompt -%}<|im_start|>assistant
+{% if enable_thinking is defined and not enable_thinking -%}<think>
+
+</think>
+
+{% endif -%}
+{%- endif -%}
+"""
 PHI_3_EARLY = """
 {{- bos_token -}}
 {%- for message in messages -%}

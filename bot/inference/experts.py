@@ -1,0 +1,177 @@
+"""Mixture-of-experts weights in NF4.
+
+transformers keeps the experts of a layer as fused three-dimensional parameters, and its bitsandbytes quantizer looks at
+linear layers only: Mixtral 8x7B would take over 90 GB. Here they are quantized expert by expert while they are
+loaded, so one layer at most is in bfloat16, and each becomes a 4-bit linear layer, of which only those that were
+hit are computed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+_QUANTIZER = "bitsandbytes_4bit"  # transformers' name for the one that is extended
+_WEIGHTS = ("gate_up_proj", "down_proj")
+_FORWARD = ["self", "hidden_states", "top_k_index", "top_k_weights"]
+
+
+def understood(module: torch.nn.Module) -> bool:
+    """Whether a module holds experts as fused weights, [experts, out, in] with gate and up one after the other, and
+    nothing else that would have to be computed: told by its structure, not by its name."""
+    weights = [getattr(module, name, None) for name in _WEIGHTS]
+    plain = getattr(module, "has_gate", False) and getattr(module, "is_concatenated", False)
+    special = any(
+        getattr(module, name, True) for name in ("has_bias", "has_post_expert_norm", "is_transposed")
+    )
+    fused = all(weight is not None and weight.dim() == 3 for weight in weights)
+    return bool(
+        plain and not special and fused and list(signature(type(module).forward).parameters) == _FORWARD
+    )
+
+
+@contextmanager
+def experts_quantized() -> Iterator[None]:
+    """While the block runs, transformers' 4-bit quantizer takes experts too. It is the whole process's."""
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+    quantizers: dict[str, Any] = AUTO_QUANTIZER_MAPPING
+    before = quantizers[_QUANTIZER]
+    quantizers[_QUANTIZER] = _quantizer_class()
+    try:
+        yield
+    finally:
+        quantizers[_QUANTIZER] = before
+
+
+@cache
+def _experts_class() -> type[Any]:
+    """The module that takes the place of the fused experts; made when torch is there."""
+    import torch
+
+    class Nf4Experts(torch.nn.Module):
+        """Experts as 4-bit linear layers; `forward` does what the eager forward of transformers' modules does."""
+
+        def __init__(self, fused: torch.nn.Module, gate_up: list[Any], down: list[Any]) -> None:
+            super().__init__()
+            self.fused = fused  # its weights are empty now; it knows how its gate is applied
+            self.gate_up_proj = torch.nn.ModuleList(gate_up)
+            self.down_proj = torch.nn.ModuleList(down)
+
+        def forward(
+            self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor
+        ) -> torch.Tensor:
+            """Hidden states [tokens, hidden], each token's experts and their weights [tokens, k] → [tokens, hidden]."""
+            fused: Any = self.fused
+            result = torch.zeros_like(hidden_states)
+            for expert in top_k_index.unique().tolist():
+                if expert >= len(self.down_proj):  # where experts are spread over devices: somebody else's
+                    continue
+                tokens, place = torch.where(top_k_index == expert)
+                gated = fused._apply_gate(self.gate_up_proj[expert](hidden_states[tokens]))
+                answer = self.down_proj[expert](gated) * top_k_weights[tokens, place, None]
+                result.index_add_(0, tokens, answer.to(result.dtype))
+            return result
+
+    return Nf4Experts
+
+
+@cache
+def _quantizer_class() -> type[Any]:
+    """transformers' quantizer, for experts too; made when transformers is there."""
+    import torch
+    from bitsandbytes.nn.modules import Linear4bit, Params4bit
+    from transformers.integrations.bitsandbytes import Bnb4bitQuantize
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+    from transformers.quantizers.quantizers_utils import get_module_from_name
+
+    class Nf4Quantizer(Bnb4BitHfQuantizer):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.packed: dict[str, list[Any]] = {}  # the experts of each fused parameter, quantized
+            self._known: dict[str, bool] = {}  # whether a module's experts are understood, by its path
+
+        def holds_experts(self, model: Any, name: str) -> bool:
+            path, _, last = name.rpartition(".")
+            if last not in _WEIGHTS:
+                return False
+            # Once quantized its weights are empty, and it is still one of them.
+            if path not in self._known:
+                self._known[path] = understood(model.get_submodule(path))
+            return self._known[path]
+
+        def param_needs_quantization(self, model: Any, param_name: str, **options: Any) -> bool:
+            ours = self.holds_experts(model, param_name)
+            return ours or super().param_needs_quantization(model, param_name, **options)
+
+        def get_quantize_ops(self) -> Any:
+            return Quantize(self)  # type: ignore[no-untyped-call]
+
+        def pack(self, weight: torch.Tensor) -> Any:
+            """One expert's weight [out, in] as a 4-bit linear layer."""
+            config = self.quantization_config
+            layer: Any = Linear4bit(  # type: ignore[no-untyped-call]
+                weight.shape[1],
+                weight.shape[0],
+                bias=False,
+                compute_dtype=config.bnb_4bit_compute_dtype,
+                compress_statistics=config.bnb_4bit_use_double_quant,
+                quant_type=config.bnb_4bit_quant_type,
+                device="meta",
+            )
+            packed: Any = Params4bit(
+                weight.contiguous(),
+                requires_grad=False,
+                quant_type=config.bnb_4bit_quant_type,
+                compress_statistics=config.bnb_4bit_use_double_quant,
+                module=layer,
+            )
+            layer.weight = packed.to(weight.device)
+            return layer
+
+        def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
+            for path in sorted({name.rpartition(".")[0] for name in self.packed}):
+                parent, last = get_module_from_name(model, path)
+                layers = [self.packed.pop(f"{path}.{name}") for name in _WEIGHTS]
+                setattr(parent, last, _experts_class()(model.get_submodule(path), *layers))
+            _tell_of_the_rest(model)
+            return super()._process_model_after_weight_loading(model, **options)
+
+    class Quantize(Bnb4bitQuantize):
+        def convert(  # type: ignore[override]  # transformers calls it by names, all of which are passed on
+            self, input_dict: dict[str, Any], *, model: Any = None, **options: Any
+        ) -> Any:
+            quantizer = self.hf_quantizer
+            result = {}
+            for name, value in list(input_dict.items()):
+                if quantizer.holds_experts(model, name):
+                    del input_dict[name]
+                    fused = value[0] if isinstance(value, list) else value
+                    quantizer.packed[name] = [quantizer.pack(expert) for expert in fused]
+                    empty = fused.new_empty(0)
+                    result[name] = torch.nn.Parameter(empty, requires_grad=False)
+            return result | super().convert(input_dict, model=model, **options)
+
+    return Nf4Quantizer
+
+
+def _tell_of_the_rest(model: Any) -> None:
+    """Say of fused weights that stayed as they are, because they are of a kind that is not known here."""
+    left = [
+        name for name, weight in model.named_parameters() if weight.dim() == 3 and weight.is_floating_point()
+    ]
+    if left:
+        log.warning(
+            "%d fused weights are not quantized, such as %s: they need four times the memory",
+            len(left),
+            left[0],
+        )

@@ -1,0 +1,142 @@
+"""Mixture-of-experts models in NF4: the same answers as their weights unpacked, in a quarter of the memory."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import weakref
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from transformers import AutoModelForCausalLM
+
+from bot.inference.catalog import ModelSpec
+from bot.inference.experts import understood
+from bot.inference.loader import LoadedModel, ModelLoader
+from tests.inference.checkpoints import save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint("mixtral", tmp_path_factory.mktemp("experts") / "mixtral")
+
+
+def load(folder: Path, quantization: str = "nf4") -> LoadedModel:
+    spec = ModelSpec.model_validate(
+        {
+            "alias": "mixtral",
+            "source": str(folder),
+            "quantization": quantization,
+            "context_tokens": 256,
+            "description": "a model",
+        }
+    )
+    return ModelLoader(folder).load(spec, lambda *_: None)
+
+
+def unpacked(layer: Any) -> torch.Tensor:
+    """The weight of a 4-bit layer [out, in] in bfloat16."""
+    weight = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    return weight.reshape(layer.out_features, layer.in_features).to(torch.bfloat16)
+
+
+def with_the_weights_of(quantized: Any, folder: Path) -> Any:
+    """transformers' own eager model, whose weights are the quantized one's unpacked."""
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    modules: list[tuple[str, Any]] = list(quantized.named_modules())
+    for name, module in modules:
+        if not isinstance(module, Linear4bit):
+            continue
+        path, _, last = name.rpartition(".")
+        if last.isdigit():
+            parent, _, weight = path.rpartition(".")
+            getattr(plain.get_submodule(parent), weight).data[int(last)] = unpacked(module)
+        else:
+            plain.get_submodule(name).weight.data = unpacked(module)
+    return plain
+
+
+def test_every_expert_is_in_nf4_with_double_quantization(folder: Path) -> None:
+    model: Any = load(folder).model
+    experts = model.model.layers[0].mlp.experts
+    assert len(experts.gate_up_proj) == len(experts.down_proj) == 4
+    assert all(isinstance(one, Linear4bit) for one in (*experts.gate_up_proj, *experts.down_proj))
+    layers: list[Any] = [*experts.gate_up_proj, *experts.down_proj]
+    for layer in layers:
+        assert layer.weight.quant_state.quant_type == "nf4"
+        assert layer.weight.dtype == torch.uint8
+        assert layer.compute_dtype == torch.bfloat16
+    assert not any(weight.dim() == 3 for weight in model.parameters())
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 17), (3, 9)], ids=["a token", "a prompt", "three at once"])
+def test_the_answers_are_those_of_the_same_weights_unpacked(folder: Path, shape: tuple[int, int]) -> None:
+    quantized: Any = load(folder).model
+    plain = with_the_weights_of(
+        quantized, folder
+    ).eval()  # before its first use: on a CPU that packs weights anew
+    read = torch.randint(3, 500, shape, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        ours = quantized(input_ids=read).logits
+        theirs = plain(input_ids=read).logits
+    assert torch.allclose(ours.float(), theirs.float(), atol=0.02 * float(theirs.float().abs().max()))
+    assert ours.float().sub(theirs.float()).abs().mean() < 0.01 * theirs.float().abs().mean()
+
+
+def test_a_token_after_the_cache_is_as_if_all_were_read_at_once(folder: Path) -> None:
+    model: Any = load(folder).model
+    read = torch.randint(3, 500, (2, 12), generator=torch.Generator().manual_seed(2))
+    with torch.inference_mode():
+        cache = model(input_ids=read[:, :-1], use_cache=True).past_key_values
+        after = model(input_ids=read[:, -1:], past_key_values=cache).logits[:, -1].float()
+        at_once = model(input_ids=read).logits[:, -1].float()
+    assert torch.allclose(after, at_once, atol=0.03 * float(at_once.abs().max()))
+
+
+def test_it_takes_a_quarter_of_the_memory_and_leaves_nothing_behind(folder: Path) -> None:
+    def experts_bytes(model: Any) -> int:
+        weights = model.model.layers[0].mlp.experts.parameters()
+        return sum(weight.numel() * weight.element_size() for weight in weights)
+
+    plain = load(folder, "none")
+    quantized = load(folder)
+    assert experts_bytes(quantized.model) == experts_bytes(plain.model) / 4
+    gone = weakref.ref(quantized.model)
+    del quantized
+    gc.collect()
+    assert gone() is None
+
+
+def test_experts_of_another_kind_stay_as_they_are_and_the_log_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bot.inference.experts.understood", lambda _: False)
+    with caplog.at_level(logging.WARNING):
+        model: Any = load(folder).model
+    assert model.model.layers[0].mlp.experts.gate_up_proj.dim() == 3
+    assert "8 fused weights are not quantized" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("has_bias", True), ("is_transposed", True), ("has_gate", False), ("is_concatenated", False)],
+)
+def test_what_would_have_to_be_computed_otherwise_is_not_taken_for_understood(
+    folder: Path, flag: str, value: bool
+) -> None:
+    experts = load(folder, "none").model.get_submodule("model.layers.0.mlp.experts")
+    assert understood(experts)
+    setattr(experts, flag, value)
+    assert not understood(experts)
+
+
+def test_the_quantizer_of_other_programs_in_this_process_is_left_as_it_was(folder: Path) -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+    from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
+
+    load(folder)
+    assert AUTO_QUANTIZER_MAPPING["bitsandbytes_4bit"] is Bnb4BitHfQuantizer

@@ -1,0 +1,183 @@
+"""Every family of the catalogue, in small: real classes, real loader, NF4, streaming, unloading."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bot.chat.messages import ChatMessage, Role
+from bot.chat.prompt import joke_messages
+from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta
+from bot.inference.loader import ModelLoader
+from bot.inference.local import LocalEngine
+from bot.inference.queue import InferenceQueue
+from tests.inference.checkpoints import CONFIGS, save_checkpoint
+
+FAMILIES = tuple(CONFIGS)
+CONVERSATION = (
+    ChatMessage(Role.SYSTEM, "Be brief."),
+    ChatMessage(Role.USER, "Hi"),
+    ChatMessage(Role.USER, "Are you there?"),
+    ChatMessage(Role.ASSISTANT, "Yes"),
+    ChatMessage(Role.USER, "A joke!"),
+)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {alias: save_checkpoint(alias, root / alias) for alias in FAMILIES}
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[LocalEngine]:
+    loader = ModelLoader(tmp_path)
+    loader.prepare()
+    engine = LocalEngine(loader, budget_bytes=10**9)
+    yield engine
+    asyncio.run(engine.aclose())
+
+
+def spec_of(folder: Path, alias: str = "tiny", **options: Any) -> ModelSpec:
+    return ModelSpec(alias=alias, source=str(folder), context_tokens=512, description="a model", **options)
+
+
+async def answer(engine: LocalEngine, spec: ModelSpec, messages: Any = None, **params: Any) -> list[Event]:
+    drawn = SamplingParams.model_validate({"max_new_tokens": 24, "temperature": 0.0, **params})
+    asked = messages or joke_messages(topic="tea", audience="cats")
+    async with (
+        InferenceQueue(engine) as queue,
+        queue.submit(GenerationRequest(spec, asked, drawn)) as generation,
+    ):
+        return [event async for event in generation]
+
+
+def ending(events: list[Event]) -> Finished:
+    assert isinstance(events[-1], Finished)
+    return events[-1]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_each_is_loaded_in_nf4_streams_an_answer_and_goes(
+    engine: LocalEngine, folders: dict[str, Path], family: str
+) -> None:
+    spec = spec_of(folders[family])
+    events = await answer(
+        engine, spec, min_new_tokens=64, max_new_tokens=64, temperature=2.0, top_k=0, seed=5
+    )
+    assert ending(events).error is None
+    assert ending(events).reason is FinishReason.LENGTH
+    assert ending(events).usage.completion_tokens == 64
+    assert sum(isinstance(event, TextDelta) for event in events) > 3
+    with engine.pool.lease(spec) as loaded:
+        assert getattr(loaded.model, "is_loaded_in_4bit", False)
+        config = json.loads((folders[family] / "config.json").read_text())
+        assert [type(loaded.model).__name__] == config["architectures"]
+    await engine.pool.unload_idle()
+    assert engine.memory().residents == ()
+
+
+WRITTEN = {
+    "llama": "[system] Today is some day.\nBe brief.\n[user] Hi\n[user] Are you there?\n[assistant] Yes\n[user] A joke!"
+    "\n[assistant] ",
+    "gemma": "<turn user>Be brief.\n\nHi\n\nAre you there?\n<turn model>Yes\n<turn user>A joke!\n<turn model>",
+    "mixtral": "[ASK] Be brief.\n\nHi\n\nAre you there? [/ASK]Yes[ASK] A joke! [/ASK]",
+    "phi": "<|user|>\nBe brief.\n\nHi<|end|>\n<|assistant|>\n<|user|>\nAre you there?<|end|>\n<|assistant|>\n"
+    "Yes<|end|>\n<|user|>\nA joke!<|end|>\n<|assistant|>\n",
+}
+
+
+@pytest.mark.parametrize("family", WRITTEN)
+async def test_what_the_model_reads_is_what_its_template_takes(folders: dict[str, Path], family: str) -> None:
+    loaded = ModelLoader(folders[family]).load(spec_of(folders[family]), lambda *_: None)
+    ids = loaded.encode(CONVERSATION)
+    assert loaded.decode(ids) == WRITTEN[family]
+    assert ids.count(loaded.tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(("family", "window"), [("gemma", 64), ("phi", 100)])
+async def test_a_conversation_longer_than_the_window_goes_on_and_the_cache_stays_in_it(
+    engine: LocalEngine, folders: dict[str, Path], family: str, window: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(folders[family])
+    caches: list[Any] = []
+    finite: list[bool] = []
+    await answer(engine, spec, max_new_tokens=1)
+    with engine.pool.lease(spec) as loaded:
+        forward = loaded.model.forward
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            output: Any = forward(*args, **kwargs)
+            caches.append(output.past_key_values)
+            finite.append(bool(torch.isfinite(output.logits).all()))
+            return output
+
+        monkeypatch.setattr(loaded.model, "forward", watched)
+    long = (ChatMessage(Role.USER, "word " * 30),)  # a byte a token: 150 of them
+    events = await answer(engine, spec, long, min_new_tokens=40, max_new_tokens=40)
+    assert ending(events).usage.prompt_tokens > window
+    assert ending(events).usage.completion_tokens == 40
+    assert all(finite)
+    lengths = [layer.keys.shape[-2] for layer in caches[-1].layers]
+    sliding = lengths if family == "phi" else lengths[::2]
+    assert max(sliding) <= window
+    if family == "gemma":
+        assert min(lengths[1::2]) > window  # every other layer looks back at everything
+
+
+@pytest.mark.parametrize("family", ["llama", "phi"])
+async def test_each_of_several_ends_ends_the_answer_and_is_not_shown(
+    engine: LocalEngine,
+    folders: dict[str, Path],
+    tmp_path: Path,
+    family: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = save_checkpoint(family, tmp_path / family)
+    ends = [257, 258, 259]
+    config = folder / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": ends}))
+    spec = spec_of(folder)
+    await answer(engine, spec, max_new_tokens=1)
+    for end in ends:
+        with engine.pool.lease(spec) as loaded, monkeypatch.context() as patched:
+            assert set(ends) <= set(loaded.eos_token_ids)
+            forward, calls = loaded.model.forward, iter(range(1000))
+
+            def ended(
+                *args: Any, _forward: Any = forward, _calls: Any = calls, _end: int = end, **kwargs: Any
+            ) -> Any:
+                output = _forward(*args, **kwargs)
+                output.logits[..., _end if next(_calls) == 5 else 70] += 1e4
+                return output
+
+            patched.setattr(loaded.model, "forward", ended)
+            events = await answer(engine, spec)
+        assert ending(events).reason is FinishReason.STOP
+        assert ending(events).usage.completion_tokens == 6
+        text = "".join(event.text for event in events if isinstance(event, TextDelta))
+        assert len(text) == 5
+
+
+@pytest.mark.parametrize(
+    ("family", "switch", "prompt_ends"),
+    [
+        ("qwen3", None, "assistant\n"),
+        ("qwen3", True, "assistant\n"),
+        ("qwen3", False, "<think>\n\n</think>\n\n"),
+        ("qwen", False, "assistant\n"),  # a template without the switch
+    ],
+)
+def test_the_catalogue_can_switch_thinking_off_where_the_template_has_the_switch(
+    folders: dict[str, Path], family: str, switch: bool | None, prompt_ends: str
+) -> None:
+    spec = spec_of(folders[family], enable_thinking=switch)
+    loaded = ModelLoader(folders[family]).load(spec, lambda *_: None)
+    assert loaded.decode(loaded.encode(CONVERSATION)).endswith(prompt_ends)
