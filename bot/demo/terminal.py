@@ -64,17 +64,16 @@ async def answer_with(settings: Settings, typed: str, engine: Engine) -> int:
 
 async def _printed(world: World) -> Finished | None:
     """Print what is new in the reply until it has ended; None if no model was asked."""
-    shown, note = "", ""
+    shown, note = 0, ""  # how many characters, white space apart: where pages end may still move
     while True:
         over = bool(world.endings)
         contents = [message.content for message in world.messages()]
         if not world.begun and (cards := _cards(world)):
             sys.stdout.write(f"{cards}\n")
             return None
-        text = "".join(_NOTE.sub("", content) for content in contents).rstrip()
-        if text.startswith(shown):
-            sys.stdout.write(text[len(shown) :])
-            shown = text
+        text = "\n".join(_NOTE.sub("", content).strip() for content in contents).rstrip()
+        sys.stdout.write(_behind(text, shown))
+        shown = max(shown, len("".join(text.split())))
         notes = [line for content in contents for line in _NOTE.findall(content)]
         if notes and notes[-1] != note and not over and not shown:
             note = notes[-1]
@@ -85,6 +84,15 @@ async def _printed(world: World) -> Finished | None:
             return world.endings[0]
         await asyncio.sleep(_TICK_S)
         await world.catch_up()
+
+
+def _behind(text: str, count: int) -> str:
+    """What is behind the first `count` characters that are not white space."""
+    for at, character in enumerate(text):
+        if count == 0:
+            return text[at:]
+        count -= not character.isspace()
+    return ""
 
 
 def _cards(world: World) -> str:

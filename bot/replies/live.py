@@ -10,21 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import discord
 
-from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
+from bot.inference.engine import Event, Finished, FinishReason
 from bot.inference.generation import Generation
-from bot.replies.pages import split_pages
+from bot.replies.shown import Contents, Shown
 from bot.replies.surface import InteractionSurface
 from bot.replies.views import StopView
 
 log = logging.getLogger(__name__)
 
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
-_SILENCE = "*(The model had nothing to say.)*"
 
 
 class Wait(Protocol):
@@ -44,38 +42,6 @@ def just_wait(awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
 LiveReplies = Callable[[discord.Interaction[Any]], "LiveReply"]
 
 
-@dataclass(slots=True)
-class _Shown:
-    """What the person is to see now."""
-
-    text: str = ""
-    status: str = ""
-    finished: Finished | None = None
-    due: bool = False  # something changed since the last edit
-
-    def apply(self, event: Event) -> None:
-        match event:
-            case Queued(position, eta_s):
-                self.status = queued_line(position, eta_s)
-            case Loading():
-                self.status = loading_line(event)
-            case TextDelta(text, _):
-                self.text += text
-                if self.has_words:
-                    self.status = ""
-            case Finished():
-                self.finished = event
-        self.due = True
-
-    @property
-    def has_words(self) -> bool:
-        return bool(self.text.strip())
-
-    @property
-    def waits_for_edit(self) -> bool:
-        return self.due and (self.has_words or bool(self.status))
-
-
 class LiveReply:
     """The growing reply to one interaction.
 
@@ -91,7 +57,7 @@ class LiveReply:
         self._surface = InteractionSurface(interaction)
         self._interval_s = edit_interval_s
         self._wait = wait
-        self._shown = _Shown()
+        self._shown = Shown()
         self._began_words = False
         self._next_edit_s = 0.0
         self._pages: list[str] = []  # as they stand in Discord
@@ -119,7 +85,7 @@ class LiveReply:
 
     async def _next(self, generation: Generation) -> None:
         """Take in the next event and all that are there already, or give up when an edit is due."""
-        until_edit_s = max(0.0, self._next_edit_s - _now_s()) if self._shown.waits_for_edit else None
+        until_edit_s = max(0.0, self._next_edit_s - _now_s()) if self._waits_for_edit else None
         try:
             event = await self._wait(_within(generation, until_edit_s), reason="the model's next words")
         except TimeoutError:
@@ -128,18 +94,20 @@ class LiveReply:
             self._shown.apply(event)
             event = generation.next_nowait()
 
+    @property
+    def _waits_for_edit(self) -> bool:
+        return self._shown.due and self._shown.has_something
+
     def _may_edit(self) -> bool:
-        if not self._shown.waits_for_edit:
+        if not self._waits_for_edit:
             return False
         first_words = self._shown.has_words and not self._began_words
         return first_words or _now_s() >= self._next_edit_s
 
     async def _edit(self, view: StopView) -> None:
-        self._shown.due = False
         self._began_words = self._shown.has_words
-        pages = split_pages(self._shown.text.lstrip()) if self._shown.has_words else [self._shown.status]
         try:
-            await self._show(pages, view)
+            await self._show(self._shown.now(), view)
         except (discord.NotFound, discord.Forbidden):
             raise
         except (discord.HTTPException, TimeoutError, OSError) as error:
@@ -148,15 +116,10 @@ class LiveReply:
         self._next_edit_s = _now_s() + self._interval_s
 
     async def _show_end(self, finished: Finished, generation: Generation) -> None:
-        text = self._shown.text.strip()
-        if not text and finished.reason in (FinishReason.STOP, FinishReason.LENGTH):
-            text = _SILENCE
-        pages = split_pages(text)
-        notes = ending_lines(finished, generation.request.model.alias)
-        pages[-1] = f"{pages[-1].rstrip()}\n{notes}".lstrip()
+        contents = self._shown.end(finished, generation.request.model.alias)
         for attempt in range(_END_ATTEMPTS):
             try:
-                await self._show(pages, None)
+                await self._show(contents, None)
                 return
             except (discord.NotFound, discord.Forbidden):
                 raise
@@ -165,57 +128,16 @@ class LiveReply:
                 if attempt < _END_ATTEMPTS - 1:
                     await self._wait(asyncio.sleep(self._interval_s), reason="a moment for Discord")
 
-    async def _show(self, pages: list[str], view: StopView | None) -> None:
+    async def _show(self, contents: Contents, view: StopView | None) -> None:
         """Bring Discord's pages to these; the view goes under the last one, and nothing is sent twice."""
-        last = len(pages) - 1
-        for number, content in enumerate(pages):
+        last = len(contents.pages) - 1
+        for number, content in enumerate(contents.pages):
             was = self._pages[number] if number < len(self._pages) else None
             was_last = number == len(self._pages) - 1
             if content != was or (was_last and number != last) or (number == last and view is None):
-                await self._surface.show(number, content, view if number == last else None)
+                file = contents.file if number == last else None
+                await self._surface.show(number, content, view if number == last else None, file)
                 self._pages[number : number + 1] = [content]
-
-
-def queued_line(position: int, eta_s: float | None) -> str:
-    """What somebody who waits reads."""
-    about = f" · about {spoken_eta(eta_s)}" if eta_s is not None else ""
-    ahead = "You are next" if position == 1 else f"{position - 1} ahead of you"
-    return f"-# ⏳ {ahead}{about}"
-
-
-def loading_line(loading: Loading) -> str:
-    """What somebody reads whose model is not in memory yet."""
-    parts = [f"-# ⏳ {loading.step.capitalize()} {loading.model}"]
-    if loading.fraction is not None and loading.fraction < 1:
-        parts.append(f"{loading.fraction:.0%}")
-    if loading.eta_s is not None:
-        parts.append(f"about {spoken_eta(loading.eta_s)}")
-    return " · ".join(parts)
-
-
-def spoken_eta(seconds: float) -> str:
-    """A wait for people: "9 s", "12 min"."""
-    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
-
-
-def ending_lines(finished: Finished, model: str) -> str:
-    """What stands under an answer: why it ended if that is not plain, and the numbers, in small print."""
-    parts = [model]
-    usage = finished.usage
-    if usage.completion_tokens:
-        parts.append(f"{usage.completion_tokens} tokens")
-        if usage.tokens_per_second is not None:
-            parts.append(f"{usage.tokens_per_second:.1f} tokens/s")
-        parts.append(f"{usage.generation_s:.1f} s")
-    match finished.reason:
-        case FinishReason.CANCELLED:
-            parts.insert(0, "⏹ stopped")
-        case FinishReason.LENGTH:
-            parts.insert(0, "✂ cut at the token limit")
-    lines = [f"-# {' · '.join(parts)}"]
-    if finished.error is not None:
-        lines.insert(0, f"⚠️ {finished.error}")
-    return "\n".join(lines)
 
 
 async def _within(generation: Generation, seconds: float | None) -> Event:

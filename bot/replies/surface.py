@@ -7,6 +7,7 @@ because an edit sent without it is parsed for mentions again.
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import Any
 
 import discord
@@ -61,8 +62,10 @@ class InteractionSurface:
         """See the function of this name."""
         await acknowledge(self._interaction)
 
-    async def show(self, page: int, content: str, view: discord.ui.View | None) -> None:
-        """Show `content` as page number `page`; pages are begun in order, from 0.
+    async def show(
+        self, page: int, content: str, view: discord.ui.View | None, file: str | None = None
+    ) -> None:
+        """Show `content` as page number `page`; pages are begun in order, from 0. A new page may bring a file.
 
         Raises:
             discord.HTTPException: Discord refused.
@@ -77,7 +80,13 @@ class InteractionSurface:
                 await self._followups[page - 1].edit(content=content, view=view, allowed_mentions=_NOBODY)
             else:
                 buttons: Any = discord.utils.MISSING if view is None else view
+                files = [] if file is None else [self._attached(file)]
                 sent = await self._interaction.followup.send(
-                    content, view=buttons, allowed_mentions=_NOBODY, wait=True
+                    content, view=buttons, files=files, allowed_mentions=_NOBODY, wait=True
                 )
                 self._followups.append(sent)
+
+    def _attached(self, text: str) -> discord.File:
+        """The text as a file, as much of it as may be uploaded here."""
+        data = text.encode()[: self._interaction.filesize_limit]
+        return discord.File(io.BytesIO(data), "rest.md")

@@ -411,7 +411,72 @@ async def test_an_answer_that_cannot_be_acknowledged_gives_its_place_back(tmp_pa
 
 def test_every_way_to_end_has_its_words() -> None:
     from bot.inference.engine import Usage
-    from bot.replies.live import ending_lines
+    from bot.replies.status import ending_lines
 
     lines = [ending_lines(Finished(reason, Usage()), "smol") for reason in FinishReason]
     assert lines == ["-# smol", "-# ✂ cut at the token limit · smol", "-# ⏹ stopped · smol", "-# smol"]
+
+
+async def test_what_a_model_thinks_is_not_shown_but_that_it_does_is(tmp_path: Path) -> None:
+    gates = [asyncio.Event() for _ in range(2)]
+    script = ("<thi", "nk>\nA pun on tables", gates[0].wait, " maybe.</think>\n\n", gates[1].wait, "Ha.")
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.pass_time(1.1)
+        assert world.messages[0].content == "-# 💭 thinking…"
+        for gate in gates:
+            gate.set()
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("Ha.\n-# smol")
+        assert not any("pun" in edit for edit in world.edits)
+
+
+async def test_a_model_that_only_thought_says_so(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(script=("<think>on and on",)), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("*(The model thought about it, and said nothing.)*")
+
+
+async def test_a_model_that_loops_does_not_fill_the_channel(tmp_path: Path) -> None:
+    words = tuple(f"word{n:05d} " for n in range(3000))
+    gate = asyncio.Event()
+    async with open_world(
+        ScriptedEngine(script=(*words[:2000], gate.wait, *words[2000:])), tmp_path
+    ) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Say a lot")
+        await world.until(lambda: len(world.messages) == 5)
+        await world.pass_time(1.1)
+        assert world.messages[4].content.endswith("-# 📄 the rest comes as a file")
+        gate.set()
+        await world.until(lambda: ended(world))
+        assert len(world.messages) == 6
+        (attached,) = world.messages[5].attachments
+        assert attached.filename == "rest.md"
+        rest = (await attached.read()).decode()
+        shown = " ".join(message.content for message in world.messages[:5])
+        assert f"{shown} {rest}".split() == "".join(words).split()
+        assert world.messages[5].content.startswith("-# smol · 3000 tokens")
+
+
+async def test_code_that_goes_on_in_the_next_message_is_code_there(tmp_path: Path) -> None:
+    lines = [f"value_{n:03d} = {n}\n" for n in range(200)]
+    script = ("Here:\n\n```python\n", *lines, "```\nThat is all.")
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Code, please")
+        await world.until(lambda: ended(world))
+        contents = [message.content for message in world.messages]
+        assert len(contents) == 2
+        assert contents[0].endswith("\n```")
+        assert contents[1].startswith("```python\nvalue_")
+        assert "```\nThat is all.\n-# smol" in contents[1]
+
+
+async def test_a_long_explanation_under_a_full_page_is_not_lost(tmp_path: Path) -> None:
+    engine = ScriptedEngine(
+        script=("x" * 1830, ModelUnavailable("This went wrong, and here is why: " + "y" * 200))
+    )
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: ended(world))
+        assert [message.content[:10] for message in world.messages] == ["x" * 10, "⚠️ This we"]

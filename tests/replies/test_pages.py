@@ -2,39 +2,141 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
-from hypothesis import given
+import regex
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.replies.pages import MESSAGE_LIMIT, PAGE_LIMIT, split_pages
+from bot.replies.markdown import read
+from bot.replies.pages import MESSAGE_LIMIT, PAGE_LIMIT, Page, PageSplitter, split_pages, units
 
-LIMITS = st.integers(1, 60)
-WORDS = st.text("ab.!?\n  \t漢😂", max_size=300)
-PROSE = st.lists(
-    st.tuples(
-        st.sampled_from(["cat", "panda", "a", "regression", "漢字", "x" * 70]),
-        st.sampled_from([" ", ". ", "! ", "? ", "\n", "\n\n"]),
-    ).map("".join),
-    max_size=60,
-).map("".join)
+CASES = 20_000  # of the main property, in every run
+
+FAMILY = "👩‍👩‍👧‍👦"
+WORDS = st.sampled_from(
+    [
+        "cat",
+        "regression",
+        "漢字",
+        "x" * 70,
+        FAMILY,
+        "e\u0301\u0301",
+        "שלום",
+        "🇯🇵",
+        "**bold**",
+        "`code`",
+        "||secret||",
+    ]
+) | st.sampled_from(
+    ["*", "**", "__", "`", "||", "~~", "_", "\\", "2*3", "snake_case", "https://example.org/a_b"]
+)
+SPACES = st.sampled_from(
+    [" ", ". ", "! ", "? ", "\n", "\n\n", "\n> ", "\n- ", "\n## ", "\n>>> ", "  ", "\t", ""]
+)
+PROSE = st.lists(st.tuples(WORDS, SPACES).map("".join), max_size=20).map("".join)
+MARKERS = st.sampled_from(
+    ["```", "````", "~~~", "~~~~~", "```python", "```c++", "~~~ js", "  ```", "```\n\n"]
+)
+CODE = st.lists(
+    st.sampled_from(["x = 1", "", "    indented", "```", "~~~", "# no heading", "**no bold**"]), max_size=8
+)
+BLOCK = st.tuples(MARKERS, CODE.map("\n".join), st.sampled_from(["```", "````", "~~~~~", ""])).map("\n".join)
 # Models that lose their way repeat line ends and spaces without end.
-BLANK_RUNS = st.lists(
-    st.tuples(
-        st.sampled_from(["cat", "", "."]), st.sampled_from([" ", "\n", "\n\n", "\t "]), st.integers(1, 200)
-    ).map(lambda part: part[0] + part[1] * part[2]),
-    max_size=6,
-).map("".join)
-ANY = WORDS | PROSE | BLANK_RUNS
+BLANKS = st.tuples(st.sampled_from([" ", "\n", "\t ", "\u00a0"]), st.integers(1, 200)).map(
+    lambda run: run[0] * run[1]
+)
+TEXT = st.lists(PROSE | BLOCK | BLANKS | st.text(max_size=20), max_size=4).map("\n".join)
+
+
+def contents(text: str, limit: int = PAGE_LIMIT) -> list[str]:
+    return [page.content for page in split_pages(text, limit)]
+
+
+def fed(pieces: list[str], limit: int) -> list[list[Page]]:
+    """The pages after each piece."""
+    splitter = PageSplitter(limit)
+    seen = []
+    for piece in pieces:
+        splitter.feed(piece)
+        seen.append(splitter.pages)
+    return seen
+
+
+@settings(max_examples=CASES, deadline=None)
+@given(text=TEXT, limit=st.integers(64, 240), cuts=st.lists(st.integers(1, 120), max_size=12))
+def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts: list[int]) -> None:
+    pieces, rest = [], text
+    for size in cuts:
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    seen = fed([*pieces, rest], limit)
+    # Joined, the pages are the text, at every moment.
+    arrived = ""
+    for piece, pages in zip([*pieces, rest], seen, strict=True):
+        arrived += piece
+        assert "".join(page.source for page in pages) == arrived
+    # What was a finished page is one for ever.
+    for before, after in pairwise(seen):
+        finished = [page.content for page in before[:-1]]
+        assert [page.content for page in after[: len(finished)]] == finished
+    last = seen[-1]
+    # Discord takes each, and shows something for it. (The last grapheme may have reached over the edge.)
+    assert all(units(page.content) <= limit + 64 + 2 * 64 for page in last[-1:])
+    assert all(units(page.content) <= limit for page in last[:-1])
+    assert all(page.content.strip() for page in last) or not text.strip()
+    # No code block reaches into what is put under a page.
+    assert all(read(page.content).fence is None for page in last)
+    # No character that people see as one is cut.
+    places, boundaries = 0, {0, *(found.end() for found in regex.finditer(r"\X", text))}
+    for page in last[:-1]:
+        places += len(page.source)
+        assert places in boundaries or any(units(g) > min(64, limit) for g in regex.findall(r"\X", text))
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(
+    blocks=st.lists(
+        st.tuples(st.sampled_from(["```python", "~~~", "```", "````md"]), st.integers(0, 30), PROSE),
+        max_size=3,
+    ),
+    limit=st.integers(60, 160),
+)
+def test_every_line_of_code_is_inside_a_block_of_its_language(
+    blocks: list[tuple[str, int, str]], limit: int
+) -> None:
+    text = ""
+    number = 0
+    expected: dict[str, str] = {}
+    for opening, lines, _ in blocks:
+        code = [
+            f"line{number + n:04d} = ```" if opening == "````md" else f"line{number + n:04d}"
+            for n in range(lines)
+        ]
+        number += lines
+        marker = opening.rstrip("pythonmd")
+        text += "\n".join(["words", opening, *code, marker, ""])
+        expected |= {line: opening.removeprefix(marker) for line in code}
+    found: dict[str, str] = {}
+    for content in contents(text, limit):
+        state = read("")
+        for line in content.splitlines(keepends=True):
+            if line.startswith("line") and state.fence is not None:
+                found[line.rstrip("\n")] = state.fence.info
+            state = read(line, state)
+    assert found == expected
 
 
 def test_a_short_answer_is_one_page_and_nothing_is_one_empty_page() -> None:
-    assert split_pages("Ha.") == ["Ha."]
-    assert split_pages("") == [""]
+    assert split_pages("Ha.") == [Page("Ha.", "Ha.")]
+    assert split_pages("") == [Page("", "")]
+    assert split_pages(" \n") == [Page(" \n", "")]
 
 
 def test_there_is_room_for_a_footer_on_every_page() -> None:
     assert len(split_pages("x" * PAGE_LIMIT)) == 1
-    assert len(split_pages("x" * (PAGE_LIMIT + 1))) == 2
+    assert len(split_pages("x" * (PAGE_LIMIT + 2))) == 2
     assert MESSAGE_LIMIT == 2000
     assert PAGE_LIMIT < MESSAGE_LIMIT
 
@@ -42,53 +144,105 @@ def test_there_is_room_for_a_footer_on_every_page() -> None:
 @pytest.mark.parametrize(
     ("text", "first"),
     [
-        ("first paragraph.\n\nnew. one\nmore words follow", "first paragraph.\n\n"),
-        ("a line of its own\nthen. more words follow", "a line of its own\n"),
-        ("this is. a sentence. and then some more", "this is. a sentence. "),
-        ("what? a question? more words follow on", "what? a question? "),
-        ("nothing but words in this long text here", "nothing but words in this "),
+        ("first paragraph.\n\nnew. one\nmore words follow", "first paragraph."),
+        ("a line of its own\nthen. more words follow", "a line of its own"),
+        ("this is. a sentence. and then some more", "this is. a sentence."),
+        ("what? a question? more words follow on", "what? a question?"),
+        ("nothing but words in this long text here", "nothing but words in this"),
         ("nospacesatallinthisverylongwordwhichgoeson", "nospacesatallinthisverylongwor"),
+        (
+            "漢字だけの長い文はここで終わる。次の文はもっと長くてこの頁には入らない",
+            "漢字だけの長い文はここで終わる。",
+        ),
     ],
 )
 def test_a_page_ends_at_a_paragraph_before_a_line_before_a_sentence_before_a_word(
     text: str, first: str
 ) -> None:
-    assert split_pages(text, limit=30)[0] == first
+    assert contents(text, 30)[0] == first
 
 
 def test_a_break_in_the_first_half_is_not_worth_an_almost_empty_page() -> None:
-    assert split_pages("ab\n\n" + "word " * 20, limit=30)[0] == "ab\n\n" + "word " * 5
+    assert contents("ab\n\n" + "word " * 20, 30)[0] == "ab\n\nword word word word word"
 
 
-@given(text=WORDS | PROSE, limit=LIMITS)
-def test_joined_the_pages_are_the_text(text: str, limit: int) -> None:
-    # Where white space alone would fill a page, there is nothing to show for it.
-    joined = "".join(split_pages(text, limit))
-    if not any(not text[i : i + limit].strip() for i in range(len(text) - limit + 1)):
-        assert text.startswith(joined)
-        assert not text[len(joined) :].strip()
+def test_a_page_ends_where_nothing_is_open_rather_than_in_the_middle_of_bold_words() -> None:
+    assert (
+        contents("Some more words first. **Then bold words that go on.**", 40)[0] == "Some more words first."
+    )
 
 
-@given(text=ANY, limit=LIMITS)
-def test_nothing_anybody_can_see_is_lost(text: str, limit: int) -> None:
-    assert "".join("".join(split_pages(text, limit)).split()) == "".join(text.split())
+@pytest.mark.parametrize(
+    ("text", "pages"),
+    [
+        ("**bold words that go on and on and on**", ["**bold words that go on**", "**and on and on**"]),
+        ("||a secret that nobody may see here||", ["||a secret that nobody may||", "||see here||"]),
+        ("> a quote that is far too long for it", ["> a quote that is far too", "> long for it"]),
+        ("## a heading that is far too long here", ["## a heading that is far", "## too long here"]),
+        ("*__both of these at once, for a while__*", ["*__both of these at once,__*", "*__for a while__*"]),
+        (">>> all of this is a quote\nand this too", [">>> all of this is a quote", ">>> and this too"]),
+        ("`inline code that is much too long`", ["`inline code that is much`", "`too long`"]),
+    ],
+)
+def test_what_is_open_at_the_end_of_a_page_is_closed_there_and_opened_again(
+    text: str, pages: list[str]
+) -> None:
+    assert contents(text, 28) == pages
 
 
-@given(text=ANY, limit=LIMITS)
-def test_no_page_is_longer_than_discord_takes(text: str, limit: int) -> None:
-    assert all(len(page) <= limit for page in split_pages(text, limit))
+def test_a_code_block_goes_on_in_the_same_language_and_nothing_bleeds_out_of_it() -> None:
+    text = "Look:\n```python\nfirst = 1\nsecond = 2\nthird = 3\n```\nThat was it."
+    assert contents(text, 40) == [
+        "Look:\n```python\nfirst = 1\nsecond = 2\n```",
+        "```python\nthird = 3\n```\nThat was it.",
+    ]
 
 
-@given(text=ANY.filter(str.strip), limit=LIMITS)
-def test_no_page_is_blank_because_discord_refuses_it(text: str, limit: int) -> None:
-    assert all(page.strip() for page in split_pages(text, limit))
+def test_a_longer_fence_holds_shorter_ones_and_is_opened_again_as_long() -> None:
+    text = "````md\n```py\nprint(1)\n```\nmore text in it\n````\nend"
+    assert contents(text, 34) == ["````md\n```py\nprint(1)\n```\n````", "````md\nmore text in it\n````\nend"]
 
 
-@given(text=ANY, limit=LIMITS, at=st.integers(0, 400))
-def test_a_page_that_was_full_never_changes_while_more_text_arrives(text: str, limit: int, at: int) -> None:
-    before, after = split_pages(text[:at], limit), split_pages(text, limit)
-    full = before[:-1]
-    assert after[: len(full)] == full
-    if before[-1].strip():  # the last one only grows, or is cut back to a better place
-        last = after[len(full)]
-        assert last.startswith(before[-1]) or before[-1].startswith(last)
+def test_the_end_of_a_block_that_fell_on_the_next_page_is_not_an_empty_block_there() -> None:
+    text = "```py\n" + "a = 1\n" * 6 + "```\nwords behind it"
+    first, second = contents(text, 48)
+    assert first.endswith("a = 1\n```")
+    assert second == "words behind it"
+
+
+def test_a_block_that_never_ends_is_closed_before_the_footer() -> None:
+    assert contents("```py\na = 1") == ["```py\na = 1\n```"]
+
+
+def test_a_lone_star_is_left_alone() -> None:
+    assert contents("5 * 3 and 2*x is not emphasis") == ["5 * 3 and 2*x is not emphasis"]
+    assert contents("* one\n* two") == ["* one\n* two"]
+
+
+def test_a_chunk_far_longer_than_a_message_is_all_there() -> None:
+    text = "".join(f"word{n:05d} " for n in range(3000))
+    pages = split_pages(text)
+    assert "".join(page.source for page in pages) == text
+    assert len(pages) == 17
+
+
+def test_backticks_behind_words_are_inline_code() -> None:
+    assert read("Like so: ```inline``` words").spans == ()
+    assert read("Like so: ``a ` b").spans == ("``",)
+
+
+def test_marks_over_marks_are_no_writing_and_are_cut() -> None:
+    zalgo = "e" + "\u0301" * 5000
+    pages = split_pages(zalgo)
+    assert "".join(page.source for page in pages) == zalgo
+    assert all(units(page.content) <= MESSAGE_LIMIT for page in pages)
+
+
+def test_a_page_that_just_fits_is_not_cut_before_it_must_be() -> None:
+    splitter = PageSplitter(30)
+    for _ in range(5):
+        splitter.feed("word ")
+    splitter.feed("word")
+    assert [page.content for page in splitter.pages] == ["word word word word word word"]
+    splitter.feed(" word")
+    assert [page.content for page in splitter.pages] == ["word word word word word word", "word"]

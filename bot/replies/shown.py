@@ -1,0 +1,98 @@
+"""What the person is to see now: the state that events build, as the contents of messages. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
+from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, units
+from bot.replies.status import ending_lines, loading_line, queued_line
+from bot.replies.think import ThinkFilter
+
+PAGES_SHOWN = 5  # a model that loops must not fill the channel: what comes behind is a file
+_THINKING = "-# 💭 thinking…"
+_REST_FOLLOWS = "-# 📄 the rest comes as a file"
+_SILENCE = "*(The model had nothing to say.)*"
+_ONLY_THOUGHT = "*(The model thought about it, and said nothing.)*"
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """The messages to show, and the text of the file that goes with the last one, if one does."""
+
+    pages: list[str]
+    file: str | None = None
+
+
+@dataclass(slots=True)
+class Shown:
+    """Takes in events; `due` says that something changed since the last look at `now`."""
+
+    finished: Finished | None = None
+    due: bool = False
+    _status: str = ""
+    _think: ThinkFilter = field(default_factory=ThinkFilter)
+    _splitter: PageSplitter = field(default_factory=PageSplitter)
+
+    def apply(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case Queued(position, eta_s):
+                self._status = queued_line(position, eta_s)
+            case Loading():
+                self._status = loading_line(event)
+            case TextDelta(text, _):
+                self._splitter.feed(self._think.feed(text))
+                self._status = _THINKING if self._think.thinking else "" if self.has_words else self._status
+            case Finished():
+                self._splitter.feed(self._think.flush())
+                self.finished = event
+        self.due = True
+
+    @property
+    def thoughts(self) -> str:
+        """What the model thought, which is not part of the answer."""
+        return self._think.thoughts
+
+    @property
+    def has_words(self) -> bool:
+        """Whether there is something of the answer to see."""
+        return bool(self._splitter.finished or self._splitter.last.content)
+
+    @property
+    def has_something(self) -> bool:
+        """Whether there is anything to see, words or what is being done."""
+        return self.has_words or bool(self._status)
+
+    def now(self) -> Contents:
+        """What to show while it grows."""
+        self.due = False
+        if not self.has_words:
+            return Contents([self._status])
+        pages = [page.content for page in self._splitter.pages]
+        note = self._status
+        if len(pages) > PAGES_SHOWN:
+            pages, note = pages[:PAGES_SHOWN], _REST_FOLLOWS
+        return Contents(_with_note(pages, note))
+
+    def end(self, finished: Finished, alias: str) -> Contents:
+        """What to show for good."""
+        pages = self._splitter.pages
+        notes = ending_lines(finished, alias)
+        if len(pages) > PAGES_SHOWN:
+            rest = "".join(page.source for page in pages[PAGES_SHOWN:])
+            return Contents([*(page.content for page in pages[:PAGES_SHOWN]), notes], rest)
+        contents = [page.content for page in pages] if self.has_words else [self._nothing(finished)]
+        return Contents(_with_note(contents, notes))
+
+    def _nothing(self, finished: Finished) -> str:
+        if finished.reason not in (FinishReason.STOP, FinishReason.LENGTH):
+            return ""
+        return _ONLY_THOUGHT if self.thoughts.strip() else _SILENCE
+
+
+def _with_note(pages: list[str], note: str) -> list[str]:
+    """The note under the last page; in a message of its own where it does not fit there."""
+    *others, last = pages
+    together = f"{last}\n{note}".strip("\n")
+    return [*others, together] if units(together) <= MESSAGE_LIMIT else [*pages, note]

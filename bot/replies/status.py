@@ -1,0 +1,47 @@
+"""The small print of a reply: what somebody who waits reads, and what stands under an answer. Pure."""
+
+from __future__ import annotations
+
+from bot.inference.engine import Finished, FinishReason, Loading
+
+
+def queued_line(position: int, eta_s: float | None) -> str:
+    """What somebody who waits reads."""
+    about = f" · about {spoken_eta(eta_s)}" if eta_s is not None else ""
+    ahead = "You are next" if position == 1 else f"{position - 1} ahead of you"
+    return f"-# ⏳ {ahead}{about}"
+
+
+def loading_line(loading: Loading) -> str:
+    """What somebody reads whose model is not in memory yet."""
+    parts = [f"-# ⏳ {loading.step.capitalize()} {loading.model}"]
+    if loading.fraction is not None and loading.fraction < 1:
+        parts.append(f"{loading.fraction:.0%}")
+    if loading.eta_s is not None:
+        parts.append(f"about {spoken_eta(loading.eta_s)}")
+    return " · ".join(parts)
+
+
+def spoken_eta(seconds: float) -> str:
+    """A wait for people: "9 s", "12 min"."""
+    return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+def ending_lines(finished: Finished, model: str) -> str:
+    """What stands under an answer: why it ended if that is not plain, and the numbers, in small print."""
+    parts = [model]
+    usage = finished.usage
+    if usage.completion_tokens:
+        parts.append(f"{usage.completion_tokens} tokens")
+        if usage.tokens_per_second is not None:
+            parts.append(f"{usage.tokens_per_second:.1f} tokens/s")
+        parts.append(f"{usage.generation_s:.1f} s")
+    match finished.reason:
+        case FinishReason.CANCELLED:
+            parts.insert(0, "⏹ stopped")
+        case FinishReason.LENGTH:
+            parts.insert(0, "✂ cut at the token limit")
+    lines = [f"-# {' · '.join(parts)}"]
+    if finished.error is not None:
+        lines.insert(0, f"⚠️ {finished.error}")
+    return "\n".join(lines)
