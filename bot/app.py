@@ -160,7 +160,10 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
             stopping.cancel()
             if connection.done():
                 _explain_end(connection)
-            log.info("stopping")
+            log.info(
+                "stopping: %d running, %d waiting", services.inference.running, services.inference.waiting
+            )
+            await services.inference.drain(settings.shutdown_grace_s)
 
 
 def _explain_end(connection: asyncio.Task[None]) -> None:

@@ -51,6 +51,35 @@ async def test_the_bot_logs_in_answers_a_command_and_leaves_on_sigterm(
     assert "tea" not in caplog.text
 
 
+@pytest.mark.model
+@pytest.mark.parametrize(("grace_s", "ends"), [(60.0, "smol · 40 tokens"), (0.0, "⚠️ The bot is restarting")])
+async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
+    settings: Settings, caplog: pytest.LogCaptureFixture, tmp_path: Path, grace_s: float, ends: str
+) -> None:
+    caplog.set_level("INFO")
+    own = tmp_path / "models.toml"
+    own.write_text("[smol.sampling]\nmin_new_tokens = 40\n")
+    values = settings.model_dump(exclude_none=True) | {"max_new_tokens": 40, "models_file": own}
+    stopping = load_settings(None, **values | {"shutdown_grace_s": grace_s})
+    with discord_standin.running(0.01) as discord_side:
+        serving = asyncio.create_task(_serve(stopping, TOKEN, force_sync=False))
+        while "ready as" not in caplog.text:
+            assert not serving.done(), serving.exception()
+            await asyncio.sleep(0.05)
+        discord_side.dispatch(discord_standin.command_payload(1, "joke", topic="tea", model="smol"))
+        while not [
+            one for one in discord_side.arrivals() if one.content and not one.content.startswith("-#")
+        ]:
+            await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while "stopping: 1 running" not in caplog.text:
+            await asyncio.sleep(0.01)
+        discord_side.dispatch(discord_standin.command_payload(2, "joke", topic="coffee", model="smol"))
+        await asyncio.wait_for(serving, 30)
+        last = [one for one in discord_side.arrivals() if one.token == "token1"][-1]
+    assert ends in last.content
+
+
 async def test_a_refused_token_is_a_sentence_without_the_token(settings: Settings) -> None:
     with (
         discord_standin.running(0, refuse_token=True),

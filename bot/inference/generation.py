@@ -22,13 +22,19 @@ class Generation:
             was being fetched or loaded.
     """
 
-    def __init__(self, request: GenerationRequest, on_cancel: Callable[[Generation], None]) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        on_cancel: Callable[[Generation], None],
+        on_leave: Callable[[Generation], None],
+    ) -> None:
         self.id = secrets.token_hex(4)
         self.request = request
         self.finished: Finished | None = None
         self.overtaken = 0
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._on_cancel = on_cancel
+        self._on_leave = on_leave
         self._usage = Usage()
         self._drained = False
 
@@ -39,6 +45,7 @@ class Generation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cancel()
+        self._on_leave(self)
 
     def __aiter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ import asyncio
 import contextvars
 import logging
 from collections.abc import Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from types import TracebackType
 from typing import Self
 
@@ -67,6 +67,8 @@ class InferenceQueue:
         self._running: dict[Generation, asyncio.Task[Finished]] = {}
         self._timers: dict[Generation, asyncio.TimerHandle] = {}
         self._told: dict[Generation, int] = {}  # the position that each who waits knows of, or _LOADING
+        self._followed: set[Generation] = set()  # whose readers have not left yet
+        self._emptied = asyncio.Event()
         self._mean_run_s: float | None = None
         self._closing = False
 
@@ -92,6 +94,26 @@ class InferenceQueue:
             if stuck:
                 log.error("left %d task(s) that did not stop within %.0f s", len(stuck), STOP_GRACE_S)
 
+    async def drain(self, finish_s: float, show_s: float = 5.0) -> None:
+        """Take nobody new, let what runs finish, and let readers show how it ended. Takes both times at most.
+
+        Args:
+            finish_s: how long what runs may go on; who waits is told at once.
+            show_s: how long readers may take to show the end.
+        """
+        self._closing = True
+        for generation in tuple(self._waiting):
+            self._end(generation, FinishReason.ERROR, ShuttingDown(_RESTARTING))
+        if self._running:
+            await asyncio.wait(tuple(self._running.values()), timeout=finish_s)
+        for generation in tuple(self._running):
+            self._end(generation, FinishReason.ERROR, ShuttingDown(_RESTARTING))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(show_s):
+                while self._followed:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+
     @property
     def waiting(self) -> int:
         """How many wait for their turn or their model."""
@@ -115,7 +137,8 @@ class InferenceQueue:
             raise QueueFull(
                 f"Too many people are asking at once ({self._limit} are waiting already). Please try again in a minute."
             )
-        generation = Generation(request, self._cancel)
+        generation = Generation(request, self._cancel, self._left)
+        self._followed.add(generation)
         self._waiting.append(generation)
         self._set_timer(generation, self._queue_timeout_s, self._queue_expired)
         self._advance()
@@ -183,6 +206,10 @@ class InferenceQueue:
         del self._running[generation]
         generation.put(generation.ending(FinishReason.CANCELLED) if task.cancelled() else task.result())
         self._advance()
+
+    def _left(self, generation: Generation) -> None:
+        self._followed.discard(generation)
+        self._emptied.set()
 
     def _cancel(self, generation: Generation) -> None:
         self._end(generation, FinishReason.CANCELLED)

@@ -351,3 +351,39 @@ def test_whatever_people_do_nobody_is_lost_and_the_slots_are_never_exceeded(
         assert most <= slots
 
     asyncio.run(scenario())
+
+
+async def test_draining_tells_who_waits_lets_who_runs_finish_and_waits_for_their_readers() -> None:
+    gate, shown = asyncio.Event(), asyncio.Event()
+    async with InferenceQueue(ScriptedEngine(script=("one", gate.wait, " two"))) as queue:
+        running, waiting = queue.submit(REQUEST), queue.submit(REQUEST)
+
+        async def reader() -> list[Event]:
+            async with running:
+                events = [event async for event in running]
+                await shown.wait()  # the last edit
+            return events
+
+        reading = asyncio.create_task(reader())
+        told = asyncio.create_task(read(waiting))
+        await settled()
+        draining = asyncio.create_task(queue.drain(60, show_s=60))
+        assert isinstance(ending(await told).error, ShuttingDown)
+        with pytest.raises(ShuttingDown):
+            queue.submit(REQUEST)
+        gate.set()
+        await settled()
+        assert not draining.done()
+        shown.set()
+        await draining
+        assert text_of(await reading) == "one two"
+        assert ending(reading.result()).reason is FinishReason.STOP
+
+
+async def test_draining_does_not_wait_for_ever() -> None:
+    forever = asyncio.Event()
+    async with InferenceQueue(ScriptedEngine(script=("one", forever.wait))) as queue:
+        running = queue.submit(REQUEST)
+        await settled()
+        await queue.drain(0.01, show_s=0.01)
+        assert isinstance(ending(await read(running)).error, ShuttingDown)
