@@ -46,8 +46,9 @@ async def answer_with(settings: Settings, typed: str, engine: Engine) -> int:
         except SetupError as error:  # what Discord's own input box would not let through
             raise UsageError(f"Discord would not send that: {error}.") from None
         if result.ephemeral and result.response is not None:
-            sys.stderr.write(f"{result.response.content}\n")
-            return 1
+            refused = bool(world.env.errors)
+            (sys.stderr if refused else sys.stdout).write(f"{result.response.content}\n")
+            return 1 if refused else 0
         finished = await _printed(world)
     if finished is None:
         return 0

@@ -98,5 +98,7 @@ async def open_world(
 def _populated(env: Env, bot: PunchlineBot) -> World:
     guild = env.create_guild("Punchline demo")
     channel = guild.create_text_channel("jokes")
-    visitor = guild.add_member(env.create_user("you"))
+    # Who tries the bot out may try everything.
+    rights = discord.Permissions(manage_channels=True, manage_guild=True)
+    visitor = guild.add_member(env.create_user("you"), roles=[guild.create_role("host", permissions=rights)])
     return World(env, bot, channel, visitor)

@@ -12,6 +12,16 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 # Libraries that say too much at INFO for an operator who wants to read the bot's own lines.
 _QUIET = ("discord", "httpx2", "httpcore2", "transformers", "accelerate")
 
+# Their DEBUG lines hold what people wrote: payloads of requests, rows of the database.
+_TELLING = (
+    "discord.http",
+    "discord.gateway",
+    "discord.client",
+    "discord.webhook",
+    "aiosqlite",
+    "sqlalchemy.engine",
+)
+
 
 class Redactor(logging.Formatter):
     """Formats a record and strikes out every secret, in tracebacks and in other libraries' lines too."""
@@ -36,6 +46,6 @@ def configure_logging(level: str, secrets: Iterable[str] = (), stream: TextIO | 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    if level != "DEBUG":
-        for name in _QUIET:
-            logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    least, names = (logging.INFO, _TELLING) if level == "DEBUG" else (logging.WARNING, _QUIET)
+    for name in names:
+        logging.getLogger(name).setLevel(max(least, root.level))

@@ -14,6 +14,7 @@ Permission = Literal["manage_channels", "manage_guild"]
 
 _NAMES = {"manage_channels": "Manage Channels", "manage_guild": "Manage Server"}
 _PATIENCE_S = 1.5
+_CHANNEL = 3  # the kind of an override, Discord API v10
 
 
 def place_of(interaction: discord.Interaction[Any]) -> Place:
@@ -27,30 +28,33 @@ def place_of(interaction: discord.Interaction[Any]) -> Place:
 async def require(interaction: discord.Interaction[Any], permission: Permission) -> None:
     """Let pass who may change things here.
 
-    In a direct message that is everybody. In a server it is who has the permission; or, where the server has
-    overrides for the command in its integration settings, whoever these let use it, which Discord has
-    looked at already. Discord knows defaults only for a whole command with all that is under it, and `show`
-    and `list` are for everybody: so the default is looked at here.
+    In a direct message that is everybody. In a server it is who has the permission, or whom the server's integration
+    settings allow the command by name or by role. Discord knows defaults only for a whole command with all that
+    is under it, and `show` and `list` are for everybody: so the default is looked at here.
 
     Raises:
         NotAllowed: the person may not.
     """
     if interaction.guild_id is None or getattr(interaction.permissions, permission):
         return
-    if not await _has_overrides(interaction):
+    if not await _allowed_by_server(interaction):
         raise NotAllowed(
             f"You need the permission {_NAMES[permission]} for that. A manager of this server can let others do it "
             "too: Server Settings → Integrations → Punchline."
         )
 
 
-async def _has_overrides(interaction: discord.Interaction[Any]) -> bool:
+async def _allowed_by_server(interaction: discord.Interaction[Any]) -> bool:
+    """Whether the server's integration settings allow the command to this person, or to one of their roles, by name:
+    that others are forbidden it, or that it is allowed in some channel, gives nobody a right."""
     data: Any = interaction.data  # a command's, here
-    command_id = int(data["id"])
     ask = interaction.client.http.get_application_command_permissions
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            found = await ask(interaction.application_id, interaction.guild_id or 0, command_id)
+            found = await ask(interaction.application_id, interaction.guild_id or 0, int(data["id"]))
     except (discord.HTTPException, TimeoutError):  # 404: there are none
         return False
-    return bool(found.get("permissions"))
+    roles = [role.id for role in getattr(interaction.user, "roles", [])]
+    theirs = {interaction.user.id, interaction.guild_id, *roles}  # a server's own id is its @everyone role
+    people = [one for one in found.get("permissions", []) if one["type"] != _CHANNEL]
+    return any(one["permission"] and int(one["id"]) in theirs for one in people)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from filelock import Timeout
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -76,6 +77,8 @@ def explained(path: Path) -> Iterator[None]:
         said = str(error.orig)
         sentence = next((text for part, text in _SENTENCES.items() if part in said), None)
         raise StorageError((sentence or f"{{path}} cannot be used ({said}).").format(path=path)) from error
+    except Timeout as error:
+        raise StorageError(_SENTENCES["locked"].format(path=path)) from error
     except OSError as error:
         if isinstance(error, TimeoutError):
             raise

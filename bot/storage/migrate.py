@@ -15,6 +15,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from bot.errors import StorageError
@@ -33,7 +34,8 @@ def migrate(path: Path, migrations: Path = MIGRATIONS) -> None:
     config.set_main_option("script_location", str(migrations))
     config.set_main_option("path_separator", "os")
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with _connected(path) as connection:
+    # Turning on the write-ahead log fails at once where another one does it in the same moment.
+    with FileLock(f"{path}.lock", timeout=BUSY_TIMEOUT_S), _connected(path) as connection:
         current = MigrationContext.configure(connection).get_current_revision()
         if current is not None and current not in known:
             raise StorageError(

@@ -88,6 +88,32 @@ async def test_a_server_can_let_others_choose_in_its_integration_settings(
         assert await asked(world, world.bob, engine) == "phi"
 
 
+async def test_an_override_for_others_or_for_a_channel_gives_nobody_a_right(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    async with open_world(engine, tmp_path) as world:
+        guild = world.channel.guild
+        assert guild is not None
+        (command,) = [one for one in await world.bot.tree.fetch_commands() if one.name == "model"]
+        somebody = manager(world)
+        guild.set_command_permissions(command, {somebody: False, world.channel: True})
+        refused = await world.bob.slash(world.channel, "model set", model="phi")
+        assert "You need the permission Manage Channels" in answer(refused)
+        assert len(world.env.errors) == 1
+
+
+async def test_everybody_may_where_the_server_allows_it_to_everyone(
+    engine: ScriptedEngine, tmp_path: Path
+) -> None:
+    async with open_world(engine, tmp_path) as world:
+        guild = world.channel.guild
+        assert guild is not None
+        (command,) = [one for one in await world.bot.tree.fetch_commands() if one.name == "model"]
+        guild.set_command_permissions(command, {guild.default_role: True})
+        said = await world.bob.slash(world.channel, "model set", model="phi")
+        assert answer(said).startswith("**phi** answers in this channel")
+
+
 async def test_the_servers_default_needs_its_managers_and_holds_for_every_channel(
     engine: ScriptedEngine, tmp_path: Path
 ) -> None:

@@ -97,3 +97,14 @@ async def test_a_look_at_a_model_that_is_not_here_prints_why(
 ) -> None:
     assert await answer_with(settings, "/model inspect model:smol", ScriptedEngine()) == 0
     assert "smol is not on this disk yet" in capsys.readouterr().out
+
+
+async def test_commands_that_ask_no_model_print_their_answer(
+    settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert await answer_with(settings, "/model set model:gemma", ScriptedEngine()) == 0
+    assert "**gemma** answers in this channel from now on" in capsys.readouterr().out
+    assert await answer_with(settings, "/model show", ScriptedEngine()) == 0
+    assert "answers here" in capsys.readouterr().out
+    assert await answer_with(settings, "/model set model:gema", ScriptedEngine()) == 1
+    assert "Did you mean 'gemma'?" in capsys.readouterr().err

@@ -5,15 +5,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from bot.ops import logs
 from bot.settings import Settings
 
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """Configuring the log is for the whole process: put it back."""
-    loggers = [
-        logging.getLogger(name) for name in ("discord", "httpx2", "httpcore2", "transformers", "accelerate")
-    ]
+    loggers = [logging.getLogger(name) for name in (*logs._QUIET, *logs._TELLING)]
     root = logging.getLogger()
     levels, handlers = [(log, log.level) for log in (root, *loggers)], root.handlers[:]
     yield

@@ -61,8 +61,15 @@ def test_a_secret_is_struck_out_of_tracebacks_their_causes_and_stacks(log: loggi
 
 def test_a_secret_is_struck_out_of_other_libraries_lines_too() -> None:
     stream = written("DEBUG")
-    logging.getLogger("discord.http").debug("headers %s", {"Authorization": f"Bot {TOKEN}"})
+    logging.getLogger("aiohttp.client").debug("headers %s", {"Authorization": f"Bot {TOKEN}"})
     assert "'Bot ***'" in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["discord.http", "discord.gateway", "discord.webhook.async_", "aiosqlite"])
+def test_what_people_wrote_is_not_logged_by_libraries_even_when_debugging(name: str) -> None:
+    stream = written("DEBUG")
+    logging.getLogger(name).debug("PATCH with %s has returned 200", {"content": "a private joke"})
+    assert stream.getvalue() == ""
 
 
 def test_a_secret_that_is_part_of_another_one_does_not_give_the_rest_away(log: logging.Logger) -> None:
