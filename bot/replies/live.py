@@ -74,7 +74,7 @@ class LiveReply:
                 await self._next(generation)
                 if self._may_edit() and not self._shown.finished:
                     await self._edit(view)
-            await self._show_end(finished, generation)
+            await self._show_end(finished, generation, view)
         except (discord.NotFound, discord.Forbidden) as error:
             log.info("reply of generation %s is gone (%s): stopped", generation.id, error.code)
             generation.cancel()
@@ -115,8 +115,8 @@ class LiveReply:
             log.warning("an edit failed (%s); going on", _short(error))
         self._next_edit_s = _now_s() + self._interval_s
 
-    async def _show_end(self, finished: Finished, generation: Generation) -> None:
-        contents = self._shown.end(finished, generation.request.model.alias)
+    async def _show_end(self, finished: Finished, generation: Generation, view: StopView) -> None:
+        contents = self._shown.end(finished, generation.request.model.alias, view.stopped_by)
         for attempt in range(_END_ATTEMPTS):
             try:
                 await self._show(contents, None)

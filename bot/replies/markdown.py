@@ -70,10 +70,15 @@ class Open:
         return quote + (self.line_start if self.in_line else "") + "".join(self.spans)
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a text with their ends, as Discord sees lines."""
+    return _LINE.findall(text)
+
+
 def read(text: str, before: Open = Open()) -> Open:
     """What is open behind `text`, which begins where `before` is open."""
     now = before
-    for line in _LINE.findall(text):
+    for line in lines_of(text):
         now = _read_line(line, now)
         if line.endswith("\n"):
             spans = now.spans if line.strip() else ()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import regex
 
+from bot.replies.harmless import with_plain_links
 from bot.replies.markdown import Open, read
 
 MESSAGE_LIMIT = 2_000  # characters of content, Discord API v10
@@ -33,8 +34,8 @@ class Page:
 
     Attributes:
         source: the part of the text that it stands for; those of all pages, joined, are the text.
-        content: what is sent: the source without white space around it, with what was open opened again before it
-            and closed behind it.
+        content: what is sent: the source without white space around it, its links made plain, with what was open
+            opened again before it and closed behind it.
     """
 
     source: str
@@ -121,6 +122,7 @@ class PageSplitter:
             return Page(source, "")
         if begins.fence is None and read(shown.partition("\n")[0], begins).fence is not None:
             begins = replace(begins, spans=())  # emphasis does not reach into a code block
+        shown = with_plain_links(shown, begins)
         opening = begins.reopening
         closing = "" if final and ends.fence is None else ends.closing
         if ends.fence is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
+from bot.replies.harmless import without_controls
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, units
 from bot.replies.status import ending_lines, loading_line, queued_line
 from bot.replies.think import ThinkFilter
@@ -42,7 +43,7 @@ class Shown:
             case Loading():
                 self._status = loading_line(event)
             case TextDelta(text, _):
-                self._splitter.feed(self._think.feed(text))
+                self._splitter.feed(self._think.feed(without_controls(text)))
                 self._status = _THINKING if self._think.thinking else "" if self.has_words else self._status
             case Finished():
                 self._splitter.feed(self._think.flush())
@@ -75,10 +76,10 @@ class Shown:
             pages, note = pages[:PAGES_SHOWN], _REST_FOLLOWS
         return Contents(_with_note(pages, note))
 
-    def end(self, finished: Finished, alias: str) -> Contents:
-        """What to show for good."""
+    def end(self, finished: Finished, alias: str, stopped_by: str | None = None) -> Contents:
+        """What to show for good; `stopped_by` is the name of who pressed Stop."""
         pages = self._splitter.pages
-        notes = ending_lines(finished, alias)
+        notes = ending_lines(finished, alias, stopped_by)
         if len(pages) > PAGES_SHOWN:
             rest = "".join(page.source for page in pages[PAGES_SHOWN:])
             return Contents([*(page.content for page in pages[:PAGES_SHOWN]), notes], rest)

@@ -27,7 +27,7 @@ def spoken_eta(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
-def ending_lines(finished: Finished, model: str) -> str:
+def ending_lines(finished: Finished, model: str, stopped_by: str | None = None) -> str:
     """What stands under an answer: why it ended if that is not plain, and the numbers, in small print."""
     parts = [model]
     usage = finished.usage
@@ -38,7 +38,7 @@ def ending_lines(finished: Finished, model: str) -> str:
         parts.append(f"{usage.generation_s:.1f} s")
     match finished.reason:
         case FinishReason.CANCELLED:
-            parts.insert(0, "⏹ stopped")
+            parts.insert(0, f"⏹ stopped by {stopped_by}" if stopped_by else "⏹ stopped")
         case FinishReason.LENGTH:
             parts.insert(0, "✂ cut at the token limit")
     lines = [f"-# {' · '.join(parts)}"]

@@ -120,7 +120,7 @@ async def test_the_asker_stops_the_answer_and_what_was_said_stays(tmp_path: Path
         result = await world.alice.click(world.messages[0], label="Stop")
         await world.until(lambda: ended(world))
         assert result.acknowledged
-        assert world.messages[0].content.startswith("Once upon a time\n-# ⏹ stopped · smol · 1 tokens")
+        assert world.messages[0].content.startswith("Once upon a time\n-# ⏹ stopped by you · smol · 1 tokens")
         assert (engine.stopped, world.queue.running) == (1, 0)
 
 
@@ -139,6 +139,20 @@ async def test_somebody_elses_stop_is_refused_to_them_alone_and_changes_nothing(
         assert engine.stopped == 0
 
 
+async def test_a_moderator_stops_somebody_elses_answer_and_is_named(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=("Once", forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        guild = world.channel.guild
+        assert guild is not None
+        role = guild.create_role("mods", permissions=discord.Permissions(manage_messages=True))
+        mod = guild.add_member(world.env.create_user("*Mod*"), roles=[role])
+        await world.alice.slash(world.channel, "joke")
+        await mod.click(world.messages[0], label="Stop")
+        await world.until(lambda: ended(world))
+        assert world.messages[0].content.startswith("Once\n-# ⏹ stopped by \\*Mod\\* · smol")
+
+
 async def test_who_waits_sees_their_place_and_can_stop_waiting(tmp_path: Path) -> None:
     gate = asyncio.Event()
     engine = ScriptedEngine(script=("Hi", gate.wait))
@@ -149,7 +163,7 @@ async def test_who_waits_sees_their_place_and_can_stop_waiting(tmp_path: Path) -
         assert [m.content for m in world.messages[1:]] == ["-# ⏳ You are next", "-# ⏳ 1 ahead of you"]
         await world.bob.click(world.messages[1], label="Stop")
         await world.pass_time(1.1)
-        assert world.messages[1].content == "-# ⏹ stopped · smol"
+        assert world.messages[1].content == "-# ⏹ stopped by bob · smol"
         assert third.response is not None
         assert third.response.content == "-# ⏳ You are next"
         gate.set()
