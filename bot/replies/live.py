@@ -16,6 +16,7 @@ import discord
 
 from bot.inference.engine import Event, Finished, FinishReason
 from bot.inference.generation import Generation
+from bot.replies.budget import Budget
 from bot.replies.shown import Contents, Shown
 from bot.replies.surface import InteractionSurface
 from bot.replies.views import StopView
@@ -60,6 +61,7 @@ class LiveReply:
         self._shown = Shown()
         self._began_words = False
         self._next_edit_s = 0.0
+        self._budget = Budget()  # an interaction's replies have a bucket of their own
         self._pages: list[str] = []  # as they stand in Discord
 
     async def follow(self, generation: Generation) -> Finished:
@@ -85,7 +87,7 @@ class LiveReply:
 
     async def _next(self, generation: Generation) -> None:
         """Take in the next event and all that are there already, or give up when an edit is due."""
-        until_edit_s = max(0.0, self._next_edit_s - _now_s()) if self._waits_for_edit else None
+        until_edit_s = self._until_edit_s() if self._waits_for_edit else None
         try:
             event = await self._wait(_within(generation, until_edit_s), reason="the model's next words")
         except TimeoutError:
@@ -101,8 +103,13 @@ class LiveReply:
     def _may_edit(self) -> bool:
         if not self._waits_for_edit:
             return False
+        return self._until_edit_s() <= 0
+
+    def _until_edit_s(self) -> float:
+        """How long until the next edit: first words go at once, if the bucket takes another one."""
         first_words = self._shown.has_words and not self._began_words
-        return first_words or _now_s() >= self._next_edit_s
+        pause_s = 0.0 if first_words else self._next_edit_s - _now_s()
+        return max(0.0, pause_s, self._budget.wait_s(_now_s()))
 
     async def _edit(self, view: StopView) -> None:
         self._began_words = self._shown.has_words
@@ -136,6 +143,7 @@ class LiveReply:
             was_last = number == len(self._pages) - 1
             if content != was or (was_last and number != last) or (number == last and view is None):
                 file = contents.file if number == last else None
+                self._budget.spend(_now_s())
                 await self._surface.show(number, content, view if number == last else None, file)
                 self._pages[number : number + 1] = [content]
 
