@@ -8,6 +8,7 @@ clock, which other processes of the same machine read too.
 from __future__ import annotations
 
 import asyncio
+import collections
 import itertools
 import json
 import multiprocessing
@@ -47,6 +48,11 @@ class StandIn:
     def dispatch(self, payload: dict[str, Any]) -> None:
         """Send an interaction through the gateway, to whoever is connected."""
         self._pipe.send(payload)
+
+    def refused(self) -> int:
+        """How many requests were answered with 429 so far."""
+        self._pipe.send("refused")
+        return int(self._pipe.recv())
 
     def arrivals(self) -> list[Arrival]:
         """What arrived since the last call."""
@@ -120,6 +126,7 @@ class _Server:
         self._latency_s = latency_s
         self._arrivals: list[tuple[float, str, str]] = []
         self._ids = itertools.count(20_000)
+        self._buckets = _Buckets()
 
     async def serve(self) -> None:
         app = web.Application()
@@ -145,7 +152,9 @@ class _Server:
         port = runner.addresses[0][1]
         self._pipe.send(f"127.0.0.1:{port}")
         while asked := await asyncio.to_thread(self._pipe.recv):
-            if asked == "arrivals":
+            if asked == "refused":
+                self._pipe.send(self._buckets.refused)
+            elif asked == "arrivals":
                 self._pipe.send(self._arrivals)
                 self._arrivals = []
             else:
@@ -182,10 +191,15 @@ class _Server:
         return _json({"interaction": interaction, "resource": {"type": 5, "message": message}})
 
     async def _message(self, request: web.Request) -> web.Response:
-        content = (await request.json()).get("content") or ""
+        kind = "edit" if request.method == "PATCH" else "create"
+        headers, refused = self._buckets.take(f"{kind} {request.match_info['token']}", time.monotonic())
+        if refused:
+            body = {"message": "You are being rate limited.", "retry_after": refused, "global": False}
+            return _json(body, 429, headers)
+        content = await _content(request)
         self._arrivals.append((time.monotonic(), request.match_info["token"], content))
         await asyncio.sleep(self._latency_s)
-        return _json(self._payload(content))
+        return _json(self._payload(content), headers=headers)
 
     def _payload(self, content: str) -> dict[str, Any]:
         empty: dict[str, Any] = {"embeds": [], "attachments": [], "mentions": [], "mention_roles": []}
@@ -205,8 +219,41 @@ class _Server:
         }
 
 
-def _json(body: Any, status: int = 200) -> web.Response:
+class _Buckets:
+    """Discord's limits: 5 requests in 5 s for each bucket, 50 a second in all; told in headers as Discord does."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+        self._begun: dict[str, tuple[float, int]] = {}
+        self._all: collections.deque[float] = collections.deque(maxlen=50)
+
+    def take(self, bucket: str, now_s: float) -> tuple[dict[str, str], float]:
+        """The headers of the answer, and the seconds to wait if it is a refusal."""
+        began_s, taken = self._begun.get(bucket, (now_s, 0))
+        if now_s - began_s >= 5.0:
+            began_s, taken = now_s, 0
+        everywhere = len(self._all) == 50 and now_s - self._all[0] < 1.0
+        left_s = began_s + 5.0 - now_s
+        headers = {"X-RateLimit-Limit": "5", "X-RateLimit-Bucket": bucket.split()[0]}
+        headers["X-RateLimit-Reset-After"] = f"{left_s:.3f}"
+        headers["X-RateLimit-Remaining"] = str(max(0, 4 - taken))
+        if taken >= 5 or everywhere:
+            self.refused += 1
+            return headers | {"Retry-After": f"{left_s:.3f}", "Via": "stand-in"}, left_s
+        self._begun[bucket] = (began_s, taken + 1)
+        self._all.append(now_s)
+        return headers, 0.0
+
+
+async def _content(request: web.Request) -> str:
+    """The content of a message that is sent, with or without files."""
+    if request.content_type == "application/json":
+        return str((await request.json()).get("content") or "")
+    form = await request.post()
+    return str(json.loads(str(form["payload_json"])).get("content") or "")
+
+
+def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """JSON without a charset in its type, which is how Discord sends it and discord.py knows it."""
-    return web.Response(
-        status=status, body=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json"} | (headers or {})
+    return web.Response(status=status, body=json.dumps(body).encode(), headers=headers)
