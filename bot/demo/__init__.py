@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import tempfile
+from pathlib import Path
 
 from bot.errors import UsageError
 from bot.ops.logs import configure_logging
@@ -30,4 +32,7 @@ def demo(settings: Settings, *, once: str | None, port: int) -> int:
     from bot.demo.terminal import answer_once
 
     configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.secrets)
-    return asyncio.run(serve(settings, port) if once is None else answer_once(settings, once))
+    with tempfile.TemporaryDirectory(prefix="punchline-demo-") as folder:
+        # What is chosen in a simulated server is not for the real database.
+        own = settings.model_copy(update={"data_dir": Path(folder), "database_file": None})
+        return asyncio.run(serve(own, port) if once is None else answer_once(own, once))
