@@ -153,14 +153,19 @@ class ModelLoader:
             common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             tokenizer = AutoTokenizer.from_pretrained(folder, **common)
             with weights_reported(partial(report, step)), experts_quantized():
-                model = AutoModelForCausalLM.from_pretrained(
+                read: Any = AutoModelForCausalLM.from_pretrained(
                     folder,
                     device_map="auto",
                     dtype=torch.bfloat16,
                     use_safetensors=True,
                     quantization_config=_quantization(spec),
+                    output_loading_info=True,
                     **common,
                 )
+            model, told = read
+            missing = sorted(told["missing_keys"])
+            if missing:  # transformers would make them up, and the model talk nonsense
+                raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
             return _ready(spec, tokenizer, model.eval())
         except _LOAD_FAULTS as error:
             log.exception("cannot load %s from %s", spec.alias, folder)

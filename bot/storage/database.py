@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from filelock import Timeout
 from sqlalchemy.exc import DBAPIError
@@ -35,6 +35,7 @@ class Database:
     def __init__(self, engine: AsyncEngine, path: Path) -> None:
         self._engine = engine
         self._path = path
+        self._begun: set[asyncio.Task[Any]] = set()
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
         """Do `work` in one transaction; when this returns, what was written is on the disk.
@@ -42,12 +43,32 @@ class Database:
         Raises:
             StorageError: it could not be done; nothing of it was.
         """
+
+        async def transaction() -> _Result:
+            async with self._engine.begin() as connection:
+                return await work(connection)
+
+        # A task of its own: whoever asked may be cancelled, a transaction is finished.
+        task = asyncio.get_running_loop().create_task(transaction())
+        self._begun.add(task)
+        task.add_done_callback(self._ended)
         try:
             with explained(self._path):
-                async with asyncio.timeout(ANSWER_TIMEOUT_S), self._engine.begin() as connection:
-                    return await work(connection)
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    return await asyncio.shield(task)
         except TimeoutError:
             raise StorageError(_SENTENCES["locked"].format(path=self._path.name)) from None
+
+    async def aclose(self) -> None:
+        """Let what was begun finish, and close the file."""
+        if self._begun:
+            await asyncio.wait(tuple(self._begun), timeout=ANSWER_TIMEOUT_S)
+        await self._engine.dispose()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._begun.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked has it, or has left
 
 
 @asynccontextmanager
@@ -62,10 +83,11 @@ async def open_database(path: Path) -> AsyncIterator[Database]:
         await asyncio.to_thread(migrate, path)
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
     told_when_to_begin(engine.sync_engine)
+    database = Database(engine, path)
     try:
-        yield Database(engine, path)
+        yield database
     finally:
-        await engine.dispose()
+        await database.aclose()
 
 
 @contextmanager

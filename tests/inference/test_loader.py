@@ -266,6 +266,18 @@ def test_a_shard_that_is_missing_is_a_sentence(own: Path) -> None:
     assert "tiny cannot be loaded" in why_not(own)
 
 
+def test_a_weight_that_is_in_none_of_the_files_is_a_sentence_and_not_made_up(
+    own: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(own / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, own / "model.safetensors", metadata={"format": "pt"})
+    assert "tiny cannot be loaded" in why_not(own)
+    assert "model.layers.1.mlp.up_proj.weight" in caplog.text
+
+
 def test_a_template_that_cannot_be_read_is_a_sentence(own: Path) -> None:
     (own / "chat_template.jinja").write_text("{% if messages %}")
     assert "tiny cannot be loaded" in why_not(own)

@@ -22,6 +22,7 @@ def filtered(*pieces: str) -> tuple[str, str, bool]:
     return answer, think.thoughts, think.thinking
 
 
+@pytest.mark.timeout(600)  # many cases, on machines that are shared
 @settings(max_examples=CASES, deadline=None)
 @given(text=PIECES, cuts=st.lists(st.integers(0, 9), max_size=30))
 def test_how_it_is_cut_into_tokens_makes_no_difference(text: str, cuts: list[int]) -> None:
