@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.replies.think import ThinkFilter
 
-CASES = 20_000  # in every run
+CASES = int(os.environ.get("PROPERTY_CASES", "2000"))  # continuous integration: 20,000
 
 TAGS = ["<think>", "</think>", "<", "think", ">", "</", "<thin", "```", "```\n"]
 WORDS = ["\n", "\n\n", " ", "answer", "a < b", "漢字"]
