@@ -17,7 +17,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from bot.inference.catalog import SamplingParams
 from bot.inference.engine import Finished, GenerationRequest
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
-from bot.replies.live import LiveReply
+from bot.replies.live import Keep, LiveReply, nobody_keeps
 from bot.services import Services
 from bot.settings import load_settings
 
@@ -54,9 +53,9 @@ class MeasuredReply(LiveReply):
 
     ended: asyncio.Queue[Finished] = asyncio.Queue()
 
-    async def follow(self, generation: Generation) -> Finished:
+    async def follow(self, generation: Generation, keep: Keep = nobody_keeps) -> Finished:
         """Follow as usual."""
-        finished = await super().follow(generation)
+        finished = await super().follow(generation, keep)
         self.ended.put_nowait(finished)
         return finished
 
@@ -119,7 +118,7 @@ async def compare(tokens: int, rounds: int, latency_s: float) -> None:
     with discord_standin.running(latency_s) as discord_side:
         async with (
             open_engine(settings) as engine,
-            open_services(settings, engine, partial(MeasuredReply, edit_interval_s=1.0)) as services,
+            open_services(settings, engine, reply_class=MeasuredReply) as services,
         ):
             assert isinstance(engine, LocalEngine)
             spec = services.chooser._catalog["smol"]

@@ -7,11 +7,12 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 
 import aiohttp
 import discord
 
+from bot.answers import Answers, LiveReplies
+from bot.archive import Archive
 from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.errors import BotError, CatalogError, SettingsError
@@ -22,13 +23,18 @@ from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from bot.ops.logs import configure_logging
+from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
-from bot.replies.live import LiveReplies, LiveReply, Wait, just_wait
+from bot.replies.live import LiveReply, Wait, just_wait
+from bot.replies.shown import Shown
+from bot.replies.surface import Surface
+from bot.replies.traffic import Traffic
 from bot.services import Services
 from bot.settings import Settings
 from bot.storage.choices import ModelChoices
 from bot.storage.database import open_database
+from bot.storage.replies import Replies
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +63,14 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, engine: Engine, live_reply: LiveReplies | None = None, wait: Wait = just_wait
+    settings: Settings, engine: Engine, *, reply_class: type[LiveReply] = LiveReply, wait: Wait = just_wait
 ) -> AsyncIterator[Services]:
     """What the cogs need, around an engine.
 
     Args:
         settings: how they are set up.
         engine: what answers; not closed here.
-        live_reply: makes the growing replies, if not as these settings say.
+        reply_class: what makes the growing replies.
         wait: how commands await what does not come from Discord, see `Wait`.
 
     Raises:
@@ -84,17 +90,34 @@ async def open_services(
         queue,
         _loaded_beside(engine, [catalog[alias] for alias in settings.load_at_start]),
     ):
+        chooser = ModelChooser(catalog, ModelChoices(database))
+        archive = Archive(Replies(database), kept_days=settings.replies_kept_days)
+        live_reply = _live_replies(settings, reply_class, wait)
+        answers = Answers(queue, live_reply, archive, max_new_tokens=settings.max_new_tokens)
         yield Services(
-            chooser=ModelChooser(catalog, ModelChoices(database)),
+            chooser=chooser,
             inference=queue,
-            live_reply=live_reply or partial(LiveReply, edit_interval_s=settings.edit_interval_s),
+            answers=answers,
+            archive=archive,
+            presses=Presses(answers, archive, chooser),
             inspections=Inspections(
                 Inspector(model_loader(settings), settings.hub_token), engine.memory, wait
             ),
             device_card=DeviceCard(engine.memory, wait),
             default_audience=settings.default_audience,
-            max_new_tokens=settings.max_new_tokens,
         )
+
+
+def _live_replies(settings: Settings, reply_class: type[LiveReply], wait: Wait) -> LiveReplies:
+    traffic = Traffic()
+
+    def live_reply(surface: Surface, reply_id: str, shown: Shown) -> LiveReply:
+        interval_s = settings.edit_interval_s
+        return reply_class(
+            surface, reply_id, traffic=traffic, shown=shown, edit_interval_s=interval_s, wait=wait
+        )
+
+    return live_reply
 
 
 def read_catalog(settings: Settings) -> ModelCatalog:

@@ -1,13 +1,10 @@
-"""The bot as Discord sees it: its intents, its extensions, when its commands are registered, and the one
-place where an error becomes a reply.
-"""
+"""The bot as Discord sees it: its intents, its extensions, and when its commands are registered."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,8 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from bot.errors import BotError, Unexpected
+from bot.replies.buttons import ModelSelect, ReplyButton
+from bot.replies.explain import tell
 from bot.services import Services
 
 log = logging.getLogger(__name__)
@@ -49,6 +47,7 @@ class PunchlineBot(commands.Bot):
 
     async def setup_hook(self) -> None:
         """Load the cogs, and register the commands if they changed."""
+        self.add_dynamic_items(ReplyButton, ModelSelect)
         for extension in EXTENSIONS:
             await self.load_extension(extension)
         await self._sync_if_changed()
@@ -89,35 +88,9 @@ class _Tree(app_commands.CommandTree[PunchlineBot]):
     async def on_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError, /
     ) -> None:
-        """Say in a sentence what went wrong, to the person who asked only if nobody else has seen anything."""
+        """Say in a sentence what went wrong."""
         cause = error.__cause__ if isinstance(error, app_commands.CommandInvokeError) else error
-        sentence = _explained(cause or error)
-        if sentence is None:
-            return
-        nobody = discord.AllowedMentions.none()
-        try:
-            if interaction.response.is_done():
-                await interaction.edit_original_response(content=sentence, view=None, allowed_mentions=nobody)
-            else:
-                await interaction.response.send_message(sentence, ephemeral=True, allowed_mentions=nobody)
-        except discord.HTTPException as failed:
-            log.warning("could not tell a person what went wrong (%s)", failed.status)
-
-
-def _explained(error: BaseException) -> str | None:
-    """The sentence for a person, or None where nobody is left to read it. Bugs go to the log with a number."""
-    if isinstance(error, BotError):
-        return str(error)
-    if isinstance(error, discord.NotFound):
-        log.info("an interaction was gone before it could be answered (%s)", error.code)
-        return None
-    if isinstance(error, app_commands.CommandNotFound):
-        return "This command has changed. Please type it again."
-    if isinstance(error, app_commands.CheckFailure):
-        return "You may not use this command here."
-    reference = secrets.token_hex(4)
-    log.error("%s: a command failed", reference, exc_info=error)
-    return str(Unexpected("with that command", reference))
+        await tell(interaction, cause or error)
 
 
 def _read(file: Path) -> str | None:

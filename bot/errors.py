@@ -67,6 +67,10 @@ class GenerationTimeout(BotError):
     """The model was given its time and did not finish."""
 
 
+class ReplyForgotten(BotError):
+    """A button is under an answer that is not kept any more."""
+
+
 class ShuttingDown(BotError):
     """The bot is about to restart and takes no new work."""
 

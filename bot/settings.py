@@ -94,6 +94,7 @@ class Settings(BaseSettings):
     generation_timeout_s: float = Field(180, gt=0, le=3_600, description="write seconds, up to 3600")
     shutdown_grace_s: float = Field(20, ge=0, le=600, description="write seconds, up to 600")
     edit_interval_s: float = Field(1.0, ge=0.5, le=10, description="write seconds, from 0.5 to 10")
+    replies_kept_days: float = Field(30, gt=0, le=3_650, description="write days, up to 3650")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="write DEBUG, INFO, WARNING or ERROR"
     )

@@ -8,7 +8,6 @@ from discord.ext import commands
 
 from bot.chat.prompt import ask_messages
 from bot.client import PunchlineBot
-from bot.inference.engine import GenerationRequest
 from bot.replies.choices import ModelOption
 from bot.replies.places import place_of
 from bot.services import Services
@@ -32,9 +31,7 @@ class Chat(commands.Cog):
         """Answer a question."""
         services = self._services
         spec = await services.chooser.resolve(model, place_of(interaction))
-        request = GenerationRequest(spec, ask_messages(prompt), spec.sampling.capped(services.max_new_tokens))
-        async with services.inference.submit(request) as generation:
-            await services.live_reply(interaction).follow(generation)
+        await services.answers.give(interaction, spec, ask_messages(prompt))
 
 
 async def setup(bot: PunchlineBot) -> None:

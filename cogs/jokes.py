@@ -8,7 +8,6 @@ from discord.ext import commands
 
 from bot.chat.prompt import joke_messages
 from bot.client import PunchlineBot
-from bot.inference.engine import GenerationRequest
 from bot.replies.choices import ModelOption
 from bot.replies.places import place_of
 from bot.services import Services
@@ -39,9 +38,7 @@ class Jokes(commands.Cog):
         services = self._services
         spec = await services.chooser.resolve(model, place_of(interaction))
         messages = joke_messages(topic=topic, audience=audience or services.default_audience)
-        request = GenerationRequest(spec, messages, spec.sampling.capped(services.max_new_tokens))
-        async with services.inference.submit(request) as generation:
-            await services.live_reply(interaction).follow(generation)
+        await services.answers.give(interaction, spec, messages)
 
 
 async def setup(bot: PunchlineBot) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from tests.conftest import CACHE_DIR
-from tests.world import open_world
+from tests.world import open_world, over
 
 pytestmark = pytest.mark.model
 
@@ -46,7 +47,7 @@ async def test_a_joke_streams_into_a_reply_of_the_real_bot(smol_engine: LocalEng
     async with open_world(smol_engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke", topic="databases", model="smol")
         await world.until(
-            lambda: not world.messages[0].components and "tokens/s" in world.messages[0].content, ticks=3000
+            lambda: over(world.messages[0]) and "tokens/s" in world.messages[0].content, ticks=3000
         )
         growing = [edit for edit in world.edits if not edit.startswith("-#")]
         text, _, footer = world.messages[0].content.rpartition("\n")
@@ -61,7 +62,7 @@ async def test_stop_really_stops_the_model(smol_engine: LocalEngine, tmp_path: P
         await world.alice.slash(world.channel, "ask", prompt="Count to a thousand.", model="smol")
         await world.until(lambda: any(not edit.startswith("-#") for edit in world.edits), ticks=3000)
         await world.alice.click(world.messages[0], label="Stop")
-        await world.until(lambda: not world.messages[0].components)
+        await world.until(lambda: over(world.messages[0]))
         assert "⏹ stopped" in world.messages[0].content
         await world.until(lambda: world.queue.running == 0)
 
@@ -139,6 +140,21 @@ async def test_a_length_end_and_a_natural_end_are_told_apart(smol_engine: LocalE
         _, whole, _ = await read(queue.submit(request("Say hi.", max_new_tokens=400, temperature=0.0)))
     assert (cut.reason, cut.usage.completion_tokens) == (FinishReason.LENGTH, 3)
     assert whole.reason in (FinishReason.STOP, FinishReason.LENGTH)
+
+
+async def test_an_answer_that_was_cut_and_continued_is_the_answer_that_was_not_cut(
+    smol_engine: LocalEngine,
+) -> None:
+    whole = request("What is a database?", max_new_tokens=40, temperature=0.0)
+    async with InferenceQueue(smol_engine) as queue:
+        uncut, _, _ = await read(queue.submit(whole))
+        said, cut, _ = await read(queue.submit(replace(whole, params=whole.params.capped(15))))
+        going_on = (*whole.messages, ChatMessage(Role.ASSISTANT, said))
+        rest, _, _ = await read(
+            queue.submit(replace(whole, messages=going_on, params=whole.params.capped(25)))
+        )
+    assert cut.reason is FinishReason.LENGTH
+    assert said + rest == uncut
 
 
 async def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(smol_engine: LocalEngine) -> None:

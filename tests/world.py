@@ -21,6 +21,17 @@ from bot.inference.queue import InferenceQueue
 from bot.settings import load_settings
 
 
+def labels(message: discord.Message) -> list[str]:
+    """What the buttons under a message say."""
+    children = [child for row in message.components for child in getattr(row, "children", [])]
+    return [child.label or "" for child in children if isinstance(child, discord.Button)]
+
+
+def over(message: discord.Message) -> bool:
+    """Whether a message says something and will not change any more."""
+    return bool(message.content) and "Stop" not in labels(message)
+
+
 @dataclass
 class World:
     """A server with a channel, two people in it, and the bot."""
@@ -40,6 +51,11 @@ class World:
     def messages(self) -> list[discord.Message]:
         """What stands in the channel now."""
         return list(self.channel.history())
+
+    @property
+    def ended(self) -> bool:
+        """Whether there are messages, and all replies have ended."""
+        return bool(self.messages) and all(map(over, self.messages)) and self.queue.running == 0
 
     @property
     def edits(self) -> list[str]:

@@ -23,7 +23,7 @@ from bot.app import open_services
 from bot.client import PunchlineBot
 from bot.inference.engine import Engine, Finished
 from bot.inference.generation import Generation
-from bot.replies.live import LiveReply
+from bot.replies.live import Keep, LiveReply, nobody_keeps
 from bot.settings import Settings
 
 
@@ -76,16 +76,13 @@ async def open_world(
         return opened[0].env.external_wait(awaitable, reason=reason)
 
     class WatchedReply(LiveReply):
-        async def follow(self, generation: Generation) -> Finished:
+        async def follow(self, generation: Generation, keep: Keep = nobody_keeps) -> Finished:
             opened[0].begun += 1
-            finished = await super().follow(generation)
+            finished = await super().follow(generation, keep)
             opened[0].endings.append(finished)
             return finished
 
-    def live_reply(interaction: discord.Interaction[Any]) -> LiveReply:
-        return WatchedReply(interaction, edit_interval_s=settings.edit_interval_s, wait=wait)
-
-    async with open_services(settings, engine, live_reply, wait) as services:
+    async with open_services(settings, engine, reply_class=WatchedReply, wait=wait) as services:
         # Nothing is registered in a new simulated Discord, whatever was remembered from elsewhere.
         bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=True)
         async with simcord.run(bot, check_errors=check_errors) as env:

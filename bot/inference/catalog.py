@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,10 @@ class SamplingParams(BaseModel):
     def capped(self, max_new_tokens: int) -> SamplingParams:
         """The same, with answers of at most `max_new_tokens`."""
         return self.model_copy(update={"max_new_tokens": min(self.max_new_tokens, max_new_tokens)})
+
+    def seeded(self) -> SamplingParams:
+        """The same, with a seed drawn now if there is none, so that the answer can be had again."""
+        return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbits(32)})
 
 
 class ModelSpec(BaseModel):

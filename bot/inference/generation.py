@@ -25,14 +25,15 @@ class Generation:
     def __init__(
         self,
         request: GenerationRequest,
-        on_cancel: Callable[[Generation], None],
+        on_cancel: Callable[[Generation, BotError | None], None],
         on_leave: Callable[[Generation], None],
     ) -> None:
-        self.id = secrets.token_hex(4)
+        self.id = secrets.token_hex(6)
         self.request = request
         self.finished: Finished | None = None
         self.overtaken = 0
         self._events: asyncio.Queue[Event] = asyncio.Queue()
+        self._woken = asyncio.Event()
         self._on_cancel = on_cancel
         self._on_leave = on_leave
         self._usage = Usage()
@@ -59,9 +60,18 @@ class Generation:
         """The next event if it is there already, so that a slow reader can catch up in one go."""
         return None if self._events.empty() else self._taken(self._events.get_nowait())
 
-    def cancel(self) -> None:
-        """Stop it, waiting or running; does nothing once it has finished."""
-        self._on_cancel(self)
+    async def news(self) -> None:
+        """Wait until there are events to take, or until `wake` is called."""
+        await self._woken.wait()
+        self._woken.clear()
+
+    def wake(self) -> None:
+        """Have `news` return: something else is to be looked at."""
+        self._woken.set()
+
+    def cancel(self, error: BotError | None = None) -> None:
+        """Stop it, waiting or running; does nothing once it has finished. With an error, that is how it ended."""
+        self._on_cancel(self, error)
 
     def put(self, event: Event) -> None:
         """Hand an event to the reader; for the queue. Whatever comes after `Finished` is dropped."""
@@ -72,6 +82,7 @@ class Generation:
         if isinstance(event, Finished):
             self.finished = event
         self._events.put_nowait(event)
+        self._woken.set()
 
     def ending(self, reason: FinishReason, error: BotError | None = None) -> Finished:
         """An end that does not come from the engine, with the numbers so far; for the queue."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 
-from bot.chat.messages import ChatMessage
+from bot.chat.messages import ChatMessage, Role
 from bot.errors import ModelUnavailable
 from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
@@ -50,7 +50,14 @@ class LoadedModel:
     context_tokens: int
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """The messages as the ids that the model continues, in the form its template takes."""
+        """The messages as the ids that the model continues, in the form its template takes.
+
+        Where the last one is the assistant's, the model goes on with it: its words stand behind the template's
+        beginning of an answer, just as when the model wrote them.
+        """
+        if len(messages) > 1 and messages[-1].role is Role.ASSISTANT:
+            said = self.tokenizer(messages[-1].content, add_special_tokens=False)["input_ids"]
+            return [*self.encode(messages[:-1]), *said]
         if self.traits is None:
             return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
         adapted = chat_template.adapt(messages, self.traits)

@@ -211,8 +211,8 @@ class InferenceQueue:
         self._followed.discard(generation)
         self._emptied.set()
 
-    def _cancel(self, generation: Generation) -> None:
-        self._end(generation, FinishReason.CANCELLED)
+    def _cancel(self, generation: Generation, error: BotError | None = None) -> None:
+        self._end(generation, FinishReason.ERROR if error else FinishReason.CANCELLED, error)
 
     def _fail(self, model: ModelSpec, error: BotError) -> None:
         """A model cannot be had: everybody who waits for it hears why."""

@@ -1,29 +1,34 @@
 """A reply that grows while the model talks.
 
-One loop and no other task: wait for the next event or for the time of the next edit, whichever is first.
-The first words are shown at once; after that about one edit a second, each with everything there is; the end
-is always shown.
+One loop and no other task: take in what the model says until something may be sent, send that one thing, and again. The
+first words are shown at once; after that about one edit a second, each with everything there is; the end is always
+shown. What may be sent when is `Traffic`'s business, which all replies share.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import discord
 
-from bot.inference.engine import Event, Finished, FinishReason
+from bot.errors import GenerationTimeout
+from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
-from bot.replies.budget import Budget
-from bot.replies.shown import Contents, Shown
-from bot.replies.surface import InteractionSurface
-from bot.replies.views import StopView
+from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
+from bot.replies.shown import Shown
+from bot.replies.surface import Surface
+from bot.replies.traffic import Claim, Traffic, Worth
 
 log = logging.getLogger(__name__)
 
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
+_GONE = (50083, 50027)  # an archived thread, a dead token: neither 403 nor 404
+_OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
 
 
 class Wait(Protocol):
@@ -40,122 +45,225 @@ def just_wait(awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
     return awaitable
 
 
-LiveReplies = Callable[[discord.Interaction[Any]], "LiveReply"]
+async def nobody_keeps(message_ids: list[int]) -> None:
+    """Keep nothing."""
+
+
+Keep = Callable[[list[int]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One request: a page as it should stand."""
+
+    page: int
+    content: str
+    buttons: Buttons
+    file: str | None
 
 
 class LiveReply:
-    """The growing reply to one interaction.
+    """The growing reply on one surface.
 
     Args:
-        interaction: the command; acknowledged here if it was not yet.
+        surface: where.
+        reply_id: what the buttons know the reply by.
+        traffic: who may send when; shared by all replies.
+        shown: what is seen before the first event.
         edit_interval_s: the least time between two edits.
         wait: how to await the model, see `Wait`.
     """
 
     def __init__(
-        self, interaction: discord.Interaction[Any], *, edit_interval_s: float = 1.0, wait: Wait = just_wait
+        self,
+        surface: Surface,
+        reply_id: str,
+        *,
+        traffic: Traffic,
+        shown: Shown | None = None,
+        edit_interval_s: float = 1.0,
+        wait: Wait = just_wait,
     ) -> None:
-        self._surface = InteractionSurface(interaction)
+        self.shown = shown or Shown()
+        self._surface = surface
+        self._reply_id = reply_id
+        self._traffic = traffic
         self._interval_s = edit_interval_s
         self._wait = wait
-        self._shown = Shown()
+        self._stopped_by: str | None = None
+        self._generation: Generation | None = None
+        self._standing: list[tuple[str, Buttons]] = []  # the pages in Discord, and what is under them
+        self._step: _Step | None = None
+        self._claim: Claim | None = None
+        self._moved = False
         self._began_words = False
         self._next_edit_s = 0.0
-        self._budget = Budget()  # an interaction's replies have a bucket of their own
-        self._pages: list[str] = []  # as they stand in Discord
+        self._failures = 0
 
-    async def follow(self, generation: Generation) -> Finished:
+    def stop(self, name: str) -> None:
+        """Stop the model because somebody of this name wants it; the reply then says so."""
+        if self._generation is not None and self._generation.finished is None:
+            self._stopped_by = name
+            self._generation.cancel()
+
+    async def follow(self, generation: Generation, keep: Keep = nobody_keeps) -> Finished:
         """Show the generation until it ends, and return how it did.
 
         A message that was deleted, or a channel that was closed to the bot, ends the generation quietly.
+
+        Args:
+            generation: what to show.
+            keep: told the ids of the messages as they come to be.
+
+        Raises:
+            discord.HTTPException: the command could not be acknowledged, though it is still there.
         """
-        view = StopView(generation, self._surface.asker)
+        self._generation = generation
         try:
             await self._surface.acknowledge()
-            while (finished := self._shown.finished) is None:
-                await self._next(generation)
-                if self._may_edit() and not self._shown.finished:
-                    await self._edit(view)
-            await self._show_end(finished, generation, view)
-        except (discord.NotFound, discord.Forbidden) as error:
-            log.info("reply of generation %s is gone (%s): stopped", generation.id, error.code)
+            if self._surface.message_ids:
+                await keep(self._surface.message_ids)
+            while (wait_s := self._look(_now_s())) is not None:
+                if wait_s > 0:
+                    await self._take_in(generation, wait_s)
+                else:
+                    await self._send(generation, keep)
+        except discord.HTTPException as error:
+            if not is_gone(error):
+                raise
+            log.info("reply %s is gone (%s %s): stopped", generation.id, error.status, error.code)
             generation.cancel()
-            return generation.finished or generation.ending(FinishReason.CANCELLED)
         finally:
-            view.stop()
-        return finished
+            self._leave_line()
+        return generation.finished or generation.ending(FinishReason.CANCELLED)
 
-    async def _next(self, generation: Generation) -> None:
-        """Take in the next event and all that are there already, or give up when an edit is due."""
-        until_edit_s = self._until_edit_s() if self._waits_for_edit else None
-        try:
-            event = await self._wait(_within(generation, until_edit_s), reason="the model's next words")
-        except TimeoutError:
-            return
-        while event is not None:
-            self._shown.apply(event)
-            event = generation.next_nowait()
+    def _look(self, now_s: float) -> float | None:
+        """Seconds until something is to be done, 0 if a request is to be made now; None when all is said."""
+        left_s = math.inf if self._surface.ends_at_s is None else max(0.001, self._surface.ends_at_s - now_s)
+        worth = self._worth
+        if worth is None:
+            self._leave_line()
+            return left_s
+        at_once = worth is Worth.FIRST_WORDS or (worth is Worth.END and not self._failures)
+        if not at_once and (pause_s := self._next_edit_s - now_s) > 0:
+            return min(pause_s, left_s)
+        self._step = self._next_step()
+        if self._step is None or self._failures >= _END_ATTEMPTS:
+            self.shown.due = False
+            self._leave_line()
+            return None if worth is Worth.END else left_s
+        return self._traffic.wait_s(self._in_line(self._step, worth, now_s), now_s)
 
     @property
-    def _waits_for_edit(self) -> bool:
-        return self._shown.due and self._shown.has_something
+    def _worth(self) -> Worth | None:
+        """What the next request is for; None while there is nothing new."""
+        if self.shown.finished is not None:
+            return Worth.END
+        if not (self.shown.due and self.shown.has_something):
+            return None
+        if not self.shown.has_words:
+            return Worth.STATUS
+        return Worth.WORDS if self._began_words else Worth.FIRST_WORDS
 
-    def _may_edit(self) -> bool:
-        if not self._waits_for_edit:
-            return False
-        return self._until_edit_s() <= 0
-
-    def _until_edit_s(self) -> float:
-        """How long until the next edit: first words go at once, if the bucket takes another one."""
-        first_words = self._shown.has_words and not self._began_words
-        pause_s = 0.0 if first_words else self._next_edit_s - _now_s()
-        return max(0.0, pause_s, self._budget.wait_s(_now_s()))
-
-    async def _edit(self, view: StopView) -> None:
-        self._began_words = self._shown.has_words
-        try:
-            await self._show(self._shown.now(), view)
-        except (discord.NotFound, discord.Forbidden):
-            raise
-        except (discord.HTTPException, TimeoutError, OSError) as error:
-            # Discord has a bad moment; the next edit carries everything.
-            log.warning("an edit failed (%s); going on", _short(error))
-        self._next_edit_s = _now_s() + self._interval_s
-
-    async def _show_end(self, finished: Finished, generation: Generation, view: StopView) -> None:
-        contents = self._shown.end(finished, generation.request.model.alias, view.stopped_by)
-        for attempt in range(_END_ATTEMPTS):
+    async def _take_in(self, generation: Generation, seconds: float) -> None:
+        """Take in what the model says, for so long or until that changes what is to be sent."""
+        until_s, before = _now_s() + seconds, self._worth
+        while self._worth == before and not self._moved and (left_s := until_s - _now_s()) > 0:
             try:
-                await self._show(contents, None)
-                return
-            except (discord.NotFound, discord.Forbidden):
-                raise
-            except (discord.HTTPException, TimeoutError, OSError) as error:
-                log.warning("the end of generation %s was not shown (%s)", generation.id, _short(error))
-                if attempt < _END_ATTEMPTS - 1:
-                    await self._wait(asyncio.sleep(self._interval_s), reason="a moment for Discord")
+                await self._wait(_within(generation, left_s), reason="the model's next words")
+            except TimeoutError:
+                break
+            while (event := generation.next_nowait()) is not None:
+                self.shown.apply(event)
+        self._moved = False
+        if self._surface.ends_at_s is not None and _now_s() >= self._surface.ends_at_s:
+            generation.cancel(GenerationTimeout(_OVER))
 
-    async def _show(self, contents: Contents, view: StopView | None) -> None:
-        """Bring Discord's pages to these; the view goes under the last one, and nothing is sent twice."""
+    def _next_step(self) -> _Step | None:
+        """The first page that does not stand in Discord as it should."""
+        finished = self.shown.finished
+        if finished is None:
+            contents, under_last = self.shown.now(), buttons_meanwhile()
+        else:
+            alias = "" if self._generation is None else self._generation.request.model.alias
+            contents = self.shown.end(finished, alias, self._stopped_by, self._reply_id)
+            under_last = buttons_at_end(finished, thought=bool(self.shown.thoughts.strip()))
         last = len(contents.pages) - 1
         for number, content in enumerate(contents.pages):
-            was = self._pages[number] if number < len(self._pages) else None
-            was_last = number == len(self._pages) - 1
-            if content != was or (was_last and number != last) or (number == last and view is None):
-                file = contents.file if number == last else None
-                self._budget.spend(_now_s())
-                await self._surface.show(number, content, view if number == last else None, file)
-                self._pages[number : number + 1] = [content]
+            wanted = (content, under_last if number == last else ())
+            if number >= len(self._standing) or self._standing[number] != wanted:
+                return _Step(number, *wanted, contents.file if number == last else None)
+        return None
+
+    async def _send(self, generation: Generation, keep: Keep) -> None:
+        """Make the request that `_look` found due."""
+        step = self._step
+        assert step is not None and self._claim is not None  # noqa: S101
+        self._traffic.take(self._claim, _now_s())
+        self._claim = None
+        self._began_words = self.shown.has_words
+        known = len(self._surface.message_ids)
+        try:
+            await self._surface.show(
+                step.page, step.content, view_of(step.buttons, self._reply_id), step.file
+            )
+        except (discord.HTTPException, TimeoutError, OSError) as error:
+            if isinstance(error, discord.HTTPException) and is_gone(error):
+                raise
+            self._failed(generation, error)
+            return
+        self._standing[step.page : step.page + 1] = [(step.content, step.buttons)]
+        self._failures = 0
+        if self._next_step() is None:
+            self.shown.due = False
+            self._next_edit_s = _now_s() + self._interval_s
+        if len(self._surface.message_ids) > known:
+            await keep(self._surface.message_ids)
+
+    def _failed(self, generation: Generation, error: Exception) -> None:
+        """Discord has a bad moment; the next request carries everything. Said in the log once for each such time."""
+        if not self._failures:
+            # Discord's text can hold what people wrote.
+            short = f"{type(error).__name__} {getattr(error, 'status', '')}".strip()
+            log.warning("reply %s could not be brought up to date (%s); going on", generation.id, short)
+        if self.shown.finished is not None:
+            self._failures += 1
+        else:
+            self._failures = 1
+        self._next_edit_s = _now_s() + self._interval_s
+
+    def _in_line(self, step: _Step, worth: Worth, now_s: float) -> Claim:
+        """The claim for a step; one that stood in line already keeps its time."""
+        bucket = self._surface.bucket(step.page)
+        if self._claim is not None and self._claim.bucket == bucket:
+            self._claim.worth = worth
+            return self._claim
+        since_s = now_s if self._claim is None else self._claim.since_s
+        self._leave_line()
+        self._claim = Claim(bucket, worth, since_s, self._move_up)
+        self._traffic.enter(self._claim)
+        return self._claim
+
+    def _leave_line(self) -> None:
+        if self._claim is not None:
+            self._traffic.leave(self._claim)
+            self._claim = None
+
+    def _move_up(self) -> None:
+        self._moved = True
+        if self._generation is not None:
+            self._generation.wake()
 
 
-async def _within(generation: Generation, seconds: float | None) -> Event:
-    async with asyncio.timeout(seconds):
-        return await anext(generation)
+def is_gone(error: discord.HTTPException) -> bool:
+    """Whether nothing can be shown there any more: deleted, forbidden, or a thread that is archived."""
+    gone = isinstance(error, discord.NotFound | discord.Forbidden) or error.status == 401
+    return gone or error.code in _GONE
 
 
-def _short(error: Exception) -> str:
-    """An error for the log: Discord's text can hold what people wrote."""
-    return f"{type(error).__name__} {getattr(error, 'status', '')}".strip()
+async def _within(generation: Generation, seconds: float) -> None:
+    async with asyncio.timeout(None if seconds == math.inf else seconds):
+        await generation.news()
 
 
 def _now_s() -> float:

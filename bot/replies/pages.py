@@ -25,6 +25,7 @@ _BREAKS = tuple(
     for pattern in (r"\n[ \t]*\n\s*", r"\n", r"[.!?…][\"'”’)\]*_]*\s+|[。！？]", r"\s+")
 )
 _FENCE_BEGINS = ("`", "``", "```", "~", "~~", "~~~")
+_NOTHING = Open()
 _LONGEST_GRAPHEME = 64  # UTF-16 units; longer ones are no writing, and are cut
 
 
@@ -53,16 +54,17 @@ class PageSplitter:
 
     Args:
         limit: the most UTF-16 units of a page.
+        before: what is open where the text begins, if it goes on from another one.
 
     Attributes:
         finished: the pages that will not change any more.
     """
 
-    def __init__(self, limit: int = PAGE_LIMIT) -> None:
+    def __init__(self, limit: int = PAGE_LIMIT, before: Open = _NOTHING) -> None:
         self._limit = limit
         self._rest = ""
         self._skipped = ""  # white space before the rest that would have been a page of nothing
-        self._open = Open()
+        self._open = before
         self.finished: list[Page] = []
 
     def feed(self, text: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
 from bot.replies.harmless import without_controls
+from bot.replies.markdown import read
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, units
 from bot.replies.status import ending_lines, loading_line, queued_line
 from bot.replies.think import ThinkFilter
@@ -27,13 +28,28 @@ class Contents:
 
 @dataclass(slots=True)
 class Shown:
-    """Takes in events; `due` says that something changed since the last look at `now`."""
+    """Takes in events; `due` says that something changed since whoever shows it took it back.
+
+    Attributes:
+        finished: how it ended, once it has.
+        due: whether there is news.
+        text: what the model wrote, thoughts and tags included.
+    """
 
     finished: Finished | None = None
     due: bool = False
+    text: str = ""
     _status: str = ""
     _think: ThinkFilter = field(default_factory=ThinkFilter)
     _splitter: PageSplitter = field(default_factory=PageSplitter)
+
+    @classmethod
+    def going_on(cls, said: str) -> Shown:
+        """For an answer that goes on from where an earlier one was cut: in the same thought, or code block."""
+        think = ThinkFilter()
+        answered = think.feed(without_controls(said)) + ("" if think.thinking else think.flush())
+        think.thoughts = ""
+        return cls(_think=think, _splitter=PageSplitter(before=read(answered)))
 
     def apply(self, event: Event) -> None:
         """Take in an event."""
@@ -43,6 +59,7 @@ class Shown:
             case Loading():
                 self._status = loading_line(event)
             case TextDelta(text, _):
+                self.text += text
                 self._splitter.feed(self._think.feed(without_controls(text)))
                 self._status = _THINKING if self._think.thinking else "" if self.has_words else self._status
             case Finished():
@@ -67,7 +84,6 @@ class Shown:
 
     def now(self) -> Contents:
         """What to show while it grows."""
-        self.due = False
         if not self.has_words:
             return Contents([self._status])
         pages = [page.content for page in self._splitter.pages]
@@ -76,10 +92,12 @@ class Shown:
             pages, note = pages[:PAGES_SHOWN], _REST_FOLLOWS
         return Contents(_with_note(pages, note))
 
-    def end(self, finished: Finished, alias: str, stopped_by: str | None = None) -> Contents:
-        """What to show for good; `stopped_by` is the name of who pressed Stop."""
+    def end(
+        self, finished: Finished, alias: str, stopped_by: str | None = None, reference: str = ""
+    ) -> Contents:
+        """What to show for good; for the last two see `ending_lines`."""
         pages = self._splitter.pages
-        notes = ending_lines(finished, alias, stopped_by)
+        notes = ending_lines(finished, alias, stopped_by, reference)
         if len(pages) > PAGES_SHOWN:
             rest = "".join(page.source for page in pages[PAGES_SHOWN:])
             return Contents([*(page.content for page in pages[:PAGES_SHOWN]), notes], rest)

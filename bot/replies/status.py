@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
 
 
@@ -27,8 +28,15 @@ def spoken_eta(seconds: float) -> str:
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
 
 
-def ending_lines(finished: Finished, model: str, stopped_by: str | None = None) -> str:
-    """What stands under an answer: why it ended if that is not plain, and the numbers, in small print."""
+def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, reference: str = "") -> str:
+    """What stands under an answer: why it ended if that is not plain, and the numbers, in small print.
+
+    Args:
+        finished: how it ended.
+        model: the alias.
+        stopped_by: the name of who stopped it.
+        reference: the number that the log has a failure under.
+    """
     parts = [model]
     usage = finished.usage
     if usage.completion_tokens:
@@ -41,6 +49,12 @@ def ending_lines(finished: Finished, model: str, stopped_by: str | None = None) 
             parts.insert(0, f"⏹ stopped by {stopped_by}" if stopped_by else "⏹ stopped")
         case FinishReason.LENGTH:
             parts.insert(0, "✂ cut at the token limit")
+        case FinishReason.ERROR if isinstance(finished.error, GenerationTimeout | QueueTimeout):
+            parts.insert(0, "⏱ timed out")
+        case FinishReason.ERROR:
+            parts.insert(0, "failed")
+            if reference and reference not in str(finished.error):
+                parts.append(f"reference {reference}")
     lines = [f"-# {' · '.join(parts)}"]
     if finished.error is not None:
         lines.insert(0, f"⚠️ {finished.error}")

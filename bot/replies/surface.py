@@ -1,4 +1,4 @@
-"""Where a reply is shown: the messages of one interaction, a page each.
+"""Where a reply is shown: its messages, a page each, by an interaction's token or by the bot's own.
 
 The only place that sends and edits answers. Nothing here ever pings: `AllowedMentions.none()` goes with every call,
 because an edit sent without it is parsed for mentions again.
@@ -8,20 +8,56 @@ from __future__ import annotations
 
 import asyncio
 import io
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import discord
 
+from bot.replies.traffic import Bucket
+
 CALL_TIMEOUT_S = 30.0  # discord.py waits out rate limits inside a call; past this the call is given up
+TOKEN_LIFE_S = 15 * 60.0  # of an interaction's token, Discord API v10
+_MARGIN_S = 60.0
+_DEAD_TOKEN = (50027, 10015)  # Invalid Webhook Token, Unknown Webhook
 
 _NOBODY = discord.AllowedMentions.none()
 
 
-async def acknowledge(interaction: discord.Interaction[Any]) -> None:
-    """Tell Discord within its 3 s that an answer is coming; people see "thinking…"."""
-    if not interaction.response.is_done():
-        async with asyncio.timeout(CALL_TIMEOUT_S):
-            await interaction.response.defer(thinking=True)
+class Surface(Protocol):
+    """The messages of one reply."""
+
+    message_ids: list[int]  # by page; what is not known yet is not there
+    ends_at_s: (
+        float | None
+    )  # when nothing can be shown here any more, by the event loop's clock; None for never
+
+    async def acknowledge(self) -> None:
+        """Tell whoever asked that an answer is coming."""
+        ...
+
+    def bucket(self, page: int) -> Bucket:
+        """What Discord counts the next showing of a page under."""
+        ...
+
+    async def show(
+        self, page: int, content: str, view: discord.ui.View | None, file: str | None = None
+    ) -> None:
+        """Show `content` as page number `page`; pages are begun in order, from 0. A new page may bring a file.
+
+        Raises:
+            discord.HTTPException: Discord refused.
+            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
+        """
+        ...
+
+
+async def acknowledge(interaction: discord.Interaction[Any]) -> int | None:
+    """Tell Discord within its 3 s that an answer is coming; people see "thinking…". The message's id, where told."""
+    if interaction.response.is_done():
+        return None
+    async with asyncio.timeout(CALL_TIMEOUT_S):
+        told = await interaction.response.defer(thinking=True)
+    return None if told is None else told.message_id
 
 
 async def show_card(
@@ -46,47 +82,149 @@ async def show_card(
             await interaction.edit_original_response(embed=embed, allowed_mentions=_NOBODY)
 
 
-class InteractionSurface:
-    """The original response of an interaction and its follow-up messages."""
+class ChannelSurface:
+    """Messages in a channel, sent and edited with the bot's own token.
 
-    def __init__(self, interaction: discord.Interaction[Any]) -> None:
-        self._interaction = interaction
-        self._followups: list[discord.WebhookMessage] = []
+    Args:
+        channel: where.
+        asked_in: the message that is answered, if one is.
+        filesize_limit: the most bytes of a file there.
+        message_ids: those that are there already.
+    """
 
-    @property
-    def asker(self) -> discord.abc.User:
-        """Who gave the command."""
-        return self._interaction.user
+    ends_at_s = None
+
+    def __init__(
+        self,
+        channel: discord.PartialMessageable,
+        *,
+        asked_in: discord.MessageReference | None = None,
+        filesize_limit: int = discord.utils.DEFAULT_FILE_SIZE_LIMIT_BYTES,
+        message_ids: Sequence[int] = (),
+    ) -> None:
+        self.message_ids = list(message_ids)
+        self._channel = channel
+        self._asked_in = asked_in
+        self._filesize_limit = filesize_limit
 
     async def acknowledge(self) -> None:
-        """See the function of this name."""
-        await acknowledge(self._interaction)
+        """Nothing to do: whoever writes a message is not kept waiting by Discord."""
+
+    def bucket(self, page: int) -> Bucket:
+        """See `Surface.bucket`."""
+        channel_id = self._channel.id
+        is_new = page >= len(self.message_ids)
+        return Bucket.of_new_messages(channel_id) if is_new else Bucket.of_edits(channel_id)
 
     async def show(
         self, page: int, content: str, view: discord.ui.View | None, file: str | None = None
     ) -> None:
-        """Show `content` as page number `page`; pages are begun in order, from 0. A new page may bring a file.
+        """See `Surface.show`."""
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            if page < len(self.message_ids):
+                message = self._channel.get_partial_message(self.message_ids[page])
+                await message.edit(content=content, view=view, allowed_mentions=_NOBODY)
+                return
+            more: dict[str, Any] = {} if view is None else {"view": view}
+            if page == 0 and self._asked_in is not None:
+                more["reference"] = self._asked_in
+            files = _attached(file, self._filesize_limit)
+            sent = await self._channel.send(content, files=files, allowed_mentions=_NOBODY, **more)
+            self.message_ids.append(sent.id)
 
-        Raises:
-            discord.HTTPException: Discord refused.
-            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
-        """
+
+class InteractionSurface:
+    """The original response of an interaction and its follow-up messages.
+
+    The interaction's token lives for 15 minutes. Before they are over, the messages go on with the bot's own token
+    where it may do that: in a direct message with it, and in a server it is a member of and a channel it sees.
+    Elsewhere (a command that a person installed for themselves) the surface says when it ends.
+
+    Args:
+        interaction: acknowledged or not.
+    """
+
+    def __init__(self, interaction: discord.Interaction[Any]) -> None:
+        self.message_ids: list[int] = []
+        self._interaction = interaction
+        ends_at_s = asyncio.get_running_loop().time() + TOKEN_LIFE_S - _MARGIN_S
+        self._channel = _own_channel(interaction)
+        self._hands_over_at_s = ends_at_s
+        self.ends_at_s = ends_at_s if self._channel is None else None
+
+    async def acknowledge(self) -> None:
+        """See `Surface.acknowledge`."""
+        if (message_id := await acknowledge(self._interaction)) is not None:
+            self.message_ids.append(message_id)
+
+    def bucket(self, page: int) -> Bucket:
+        """See `Surface.bucket`."""
+        own = self._handed_over()
+        return Bucket.of_interaction(self._interaction.id) if own is None else own.bucket(page)
+
+    async def show(
+        self, page: int, content: str, view: discord.ui.View | None, file: str | None = None
+    ) -> None:
+        """See `Surface.show`."""
+        if (own := self._handed_over()) is None:
+            try:
+                await self._show(page, content, view, file)
+                return
+            except discord.HTTPException as error:
+                if self._channel is None or not (error.code in _DEAD_TOKEN or error.status == 401):
+                    raise
+            self._hands_over_at_s = 0.0  # the token died early
+            own = self._handed_over()
+        assert own is not None  # noqa: S101  there is a channel
+        await own.show(page, content, view, file)
+        self.message_ids = own.message_ids
+
+    def _handed_over(self) -> ChannelSurface | None:
+        """The same messages under the bot's own token, once the interaction's is about to end."""
+        if self._channel is None or not self.message_ids:
+            return None
+        if asyncio.get_running_loop().time() < self._hands_over_at_s:
+            return None
+        limit = self._interaction.filesize_limit
+        return ChannelSurface(self._channel, filesize_limit=limit, message_ids=self.message_ids)
+
+    async def _show(self, page: int, content: str, view: discord.ui.View | None, file: str | None) -> None:
+        interaction = self._interaction
         async with asyncio.timeout(CALL_TIMEOUT_S):
             if page == 0:
-                await self._interaction.edit_original_response(
+                message = await interaction.edit_original_response(
                     content=content, view=view, allowed_mentions=_NOBODY
                 )
-            elif page <= len(self._followups):
-                await self._followups[page - 1].edit(content=content, view=view, allowed_mentions=_NOBODY)
+                self.message_ids[:1] = [message.id]
+            elif page < len(self.message_ids):
+                await interaction.followup.edit_message(
+                    self.message_ids[page], content=content, view=view, allowed_mentions=_NOBODY
+                )
             else:
                 buttons: Any = discord.utils.MISSING if view is None else view
-                files = [] if file is None else [self._attached(file)]
-                sent = await self._interaction.followup.send(
+                files = _attached(file, interaction.filesize_limit)
+                sent = await interaction.followup.send(
                     content, view=buttons, files=files, allowed_mentions=_NOBODY, wait=True
                 )
-                self._followups.append(sent)
+                self.message_ids.append(sent.id)
 
-    def _attached(self, text: str) -> discord.File:
-        """The text as a file, as much of it as may be uploaded here."""
-        data = text.encode()[: self._interaction.filesize_limit]
-        return discord.File(io.BytesIO(data), "rest.md")
+
+def _own_channel(interaction: discord.Interaction[Any]) -> discord.PartialMessageable | None:
+    """The channel, if the bot may show things there with its own token too."""
+    if interaction.channel_id is None or interaction.context.private_channel:
+        return None
+    if interaction.guild_id is not None:
+        is_member = interaction.client.get_guild(interaction.guild_id) is not None
+        if not is_member or not interaction.app_permissions.view_channel:
+            return None
+    channel: discord.PartialMessageable = interaction.client.get_partial_messageable(
+        interaction.channel_id, guild_id=interaction.guild_id
+    )
+    return channel
+
+
+def _attached(text: str | None, limit_bytes: int) -> list[discord.File]:
+    """The text as a file, as much of it as may be uploaded."""
+    if text is None:
+        return []
+    return [discord.File(io.BytesIO(text.encode()[:limit_bytes]), "rest.md")]

@@ -83,3 +83,11 @@ class ThinkFilter:
 def _beginning_of(tag: str, text: str) -> int:
     """How many characters at the end of the text may be the beginning of the tag."""
     return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
+
+
+def thoughts_in(text: str) -> str:
+    """All that was thought in a whole text."""
+    think = ThinkFilter()
+    think.feed(text)
+    think.flush()
+    return think.thoughts.strip()

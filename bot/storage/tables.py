@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, DateTime, MetaData, String, Table
+from sqlalchemy import JSON, BigInteger, Column, DateTime, ForeignKey, Index, MetaData, String, Table, Text
 
 metadata = MetaData()
 
@@ -23,4 +23,29 @@ offered_models = Table(
     metadata,
     Column("server_id", BigInteger, primary_key=True, autoincrement=False),
     Column("alias", String(32), primary_key=True),
+)
+
+# What was asked and answered, for the buttons under a reply. `reason` is empty while it is under way.
+replies = Table(
+    "replies",
+    metadata,
+    Column("id", String(16), primary_key=True),
+    Column("asker_id", BigInteger, nullable=False),
+    Column("channel_id", BigInteger, nullable=False),
+    Column("server_id", BigInteger),
+    Column("alias", String(32), nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("reason", String(16)),
+    Column("numbers", JSON, nullable=False),
+    Column("begun_at", DateTime, nullable=False),
+    Index("replies_by_age", "begun_at"),
+)
+
+# The messages of a reply, in the order of its pages.
+reply_messages = Table(
+    "reply_messages",
+    metadata,
+    Column("message_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("reply_id", ForeignKey("replies.id", ondelete="CASCADE"), nullable=False, index=True),
 )

@@ -11,20 +11,11 @@ import pytest
 
 from bot.client import PunchlineBot
 from bot.errors import ModelUnavailable
-from bot.inference.engine import Finished, FinishReason, GenerationRequest, Loading
+from bot.inference.engine import FinishReason, GenerationRequest, Loading
 from bot.inference.scripted import ScriptedEngine
-from tests.world import World, open_world
+from tests.world import World, labels, open_world, over
 
 FOOTER = "-# smol · 3 tokens · 20.0 tokens/s · 0.1 s"
-
-
-def stop_button(message: discord.Message) -> discord.Button | None:
-    buttons = [child for row in message.components for child in getattr(row, "children", [])]
-    return next((button for button in buttons if isinstance(button, discord.Button)), None)
-
-
-def ended(world: World) -> bool:
-    return bool(world.messages) and all(not m.components and m.content for m in world.messages)
 
 
 def said(request: GenerationRequest) -> str:
@@ -37,7 +28,7 @@ async def test_a_joke_is_told_about_the_topic_for_the_audience_by_the_model(tmp_
         result = await world.alice.slash(
             world.channel, "joke", topic="tea", audience="pirates", model="gemma"
         )
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert result.response is not None
         assert result.response.content.startswith("Hello, world.\n-# gemma")
     (request,) = engine.started
@@ -52,7 +43,7 @@ async def test_a_joke_with_no_options_is_for_a_room_of_data_scientists_by_the_de
     engine = ScriptedEngine()
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content == f"Hello, world.\n{FOOTER}"
     assert engine.started[0].model.alias == "smol"
     assert "a room of data scientists" in said(engine.started[0])
@@ -62,7 +53,7 @@ async def test_ask_puts_the_question_to_the_model(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with open_world(engine, tmp_path) as world:
         await world.bob.slash(world.channel, "ask", prompt="What is NF4?", model="smol")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
     assert "What is NF4?" in said(engine.started[0])
 
 
@@ -70,7 +61,7 @@ async def test_the_answer_is_cut_to_the_operators_limit_of_tokens(tmp_path: Path
     engine = ScriptedEngine()
     async with open_world(engine, tmp_path, max_new_tokens=7) as world:
         await world.alice.slash(world.channel, "ask", prompt="Hm?")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
     assert engine.started[0].params.max_new_tokens == 7
 
 
@@ -98,7 +89,7 @@ async def test_the_first_words_are_shown_at_once_and_the_rest_about_once_a_secon
         await world.pass_time(0.5)
         assert world.edits == ["One", "One two three"]
         gates[2].set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.edits[-1].startswith("One two three four.\n-# smol")
         assert len(world.edits) == 3
 
@@ -118,7 +109,7 @@ async def test_the_asker_stops_the_answer_and_what_was_said_stays(tmp_path: Path
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
         result = await world.alice.click(world.messages[0], label="Stop")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert result.acknowledged
         assert world.messages[0].content.startswith("Once upon a time\n-# ⏹ stopped by you · smol · 1 tokens")
         assert (engine.stopped, world.queue.running) == (1, 0)
@@ -134,7 +125,7 @@ async def test_somebody_elses_stop_is_refused_to_them_alone_and_changes_nothing(
         assert result.response is not None
         assert "Only the person who asked" in result.response.content
         gate.set()
-        await world.until(lambda: world.messages[0].components == [])
+        await world.until(lambda: over(world.messages[0]))
         assert world.messages[0].content.startswith("Once more.")
         assert engine.stopped == 0
 
@@ -149,7 +140,7 @@ async def test_a_moderator_stops_somebody_elses_answer_and_is_named(tmp_path: Pa
         mod = guild.add_member(world.env.create_user("*Mod*"), roles=[role])
         await world.alice.slash(world.channel, "joke")
         await mod.click(world.messages[0], label="Stop")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Once\n-# ⏹ stopped by \\*Mod\\* · smol")
 
 
@@ -167,7 +158,7 @@ async def test_who_waits_sees_their_place_and_can_stop_waiting(tmp_path: Path) -
         assert third.response is not None
         assert third.response.content == "-# ⏳ You are next"
         gate.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
     assert len(engine.started) == 2
 
 
@@ -203,23 +194,28 @@ async def test_loading_is_seen_with_how_far_it_is(tmp_path: Path) -> None:
         await world.pass_time(1.1)
         assert world.messages[0].content == "-# ⏳ Loading gemma"
         later.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Ha.\n-# gemma")
 
 
-async def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path) -> None:
+async def test_a_model_that_cannot_be_loaded_says_why_under_a_number_that_the_log_has_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     engine = ScriptedEngine(script=(ModelUnavailable("gemma is not on this disk: pull it."),))
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke", model="gemma")
-        await world.until(lambda: ended(world))
-        assert world.messages[0].content == "⚠️ gemma is not on this disk: pull it.\n-# gemma"
+        await world.until(lambda: world.ended)
+        content = world.messages[0].content
+        assert content.startswith("⚠️ gemma is not on this disk: pull it.\n-# failed · gemma · reference ")
+        assert content.rsplit(" ", 1)[1] in caplog.text
 
 
 async def test_a_failure_in_the_middle_keeps_the_words_and_shows_no_traceback(tmp_path: Path) -> None:
     engine = ScriptedEngine(script=("Half an ans", ZeroDivisionError("secret internals")))
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         content = world.messages[0].content
         assert content.startswith("Half an ans\n⚠️ Something went wrong while the model was answering.")
         assert "secret internals" not in content
@@ -231,8 +227,9 @@ async def test_an_answer_that_takes_too_long_is_ended_and_says_so(tmp_path: Path
     engine = ScriptedEngine(script=("Er", forever.wait))
     async with open_world(engine, tmp_path, generation_timeout_s=0.05) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Er\n⚠️ The answer was not finished within")
+        assert "-# ⏱ timed out · smol" in world.messages[0].content
         assert engine.stopped == 1
 
 
@@ -240,14 +237,14 @@ async def test_a_length_end_is_explained(tmp_path: Path) -> None:
     engine = ScriptedEngine(reason=FinishReason.LENGTH)
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert "✂ cut at the token limit" in world.messages[0].content
 
 
 async def test_a_model_with_nothing_to_say_is_not_an_empty_message(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(script=(" \n",)), tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("*(The model had nothing to say.)*")
 
 
@@ -258,7 +255,7 @@ async def test_white_space_before_the_first_words_is_not_shown_as_an_answer(tmp_
         await world.pass_time(2)
         assert world.edits == []
         gate.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Ha.\n-#")
 
 
@@ -268,7 +265,7 @@ async def test_the_end_is_shown_though_discord_fails_at_first(tmp_path: Path) ->
         await world.alice.slash(world.channel, "joke")
         world.env.inject_error("PATCH", "/webhooks/*", status=500, times=2)
         gate.set()
-        await world.until(lambda: ended(world) and not world.messages[0].components)
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("One two.\n-# smol")
 
 
@@ -284,7 +281,7 @@ async def test_a_channel_where_the_bot_may_do_nothing_still_has_its_replies(tmp_
         allowed = world.env.backend.compute_permissions(guild.id, bot_id, world.channel.id)
         assert not discord.Permissions(allowed).send_messages
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Hello, world.")
 
 
@@ -295,9 +292,9 @@ async def test_a_long_answer_goes_on_in_further_messages_and_none_of_it_is_lost(
         await world.alice.slash(world.channel, "ask", prompt="Say a lot")
         first_page = world.messages[0].content
         assert len(world.messages) == 3
-        assert [stop_button(message) is not None for message in world.messages] == [False, False, True]
+        assert [labels(message) for message in world.messages] == [[], [], ["Stop"]]
         gate.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         contents = [message.content for message in world.messages]
         assert contents[0] == first_page
         assert all(len(content) <= 2000 for content in contents)
@@ -314,7 +311,7 @@ async def test_nothing_a_model_writes_pings_anybody_in_any_send_or_edit(tmp_path
         await world.alice.slash(world.channel, "joke")
         await world.bob.click(world.messages[0], label="Stop")
         gate.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         bodies: list[Any] = [request.json for request in world.env.http_requests if request.json]
         with_content = [body.get("data", body) for body in bodies if isinstance(body, dict)]
         sent = [body for body in with_content if body.get("content")]
@@ -344,7 +341,7 @@ async def test_a_moment_of_trouble_at_discord_costs_an_edit_and_not_the_answer(t
         await world.pass_time(1.1)
         assert world.messages[0].content == "One"
         later.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("One two three.")
 
 
@@ -423,14 +420,6 @@ async def test_an_answer_that_cannot_be_acknowledged_gives_its_place_back(tmp_pa
         await world.until(lambda: world.queue.running == 0)
 
 
-def test_every_way_to_end_has_its_words() -> None:
-    from bot.inference.engine import Usage
-    from bot.replies.status import ending_lines
-
-    lines = [ending_lines(Finished(reason, Usage()), "smol") for reason in FinishReason]
-    assert lines == ["-# smol", "-# ✂ cut at the token limit · smol", "-# ⏹ stopped · smol", "-# smol"]
-
-
 async def test_what_a_model_thinks_is_not_shown_but_that_it_does_is(tmp_path: Path) -> None:
     gates = [asyncio.Event() for _ in range(2)]
     script = ("<thi", "nk>\nA pun on tables", gates[0].wait, " maybe.</think>\n\n", gates[1].wait, "Ha.")
@@ -440,7 +429,7 @@ async def test_what_a_model_thinks_is_not_shown_but_that_it_does_is(tmp_path: Pa
         assert world.messages[0].content == "-# 💭 thinking…"
         for gate in gates:
             gate.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Ha.\n-# smol")
         assert not any("pun" in edit for edit in world.edits)
 
@@ -448,7 +437,7 @@ async def test_what_a_model_thinks_is_not_shown_but_that_it_does_is(tmp_path: Pa
 async def test_a_model_that_only_thought_says_so(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(script=("<think>on and on",)), tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("*(The model thought about it, and said nothing.)*")
 
 
@@ -463,7 +452,7 @@ async def test_a_model_that_loops_does_not_fill_the_channel(tmp_path: Path) -> N
         await world.pass_time(1.1)
         assert world.messages[4].content.endswith("-# 📄 the rest comes as a file")
         gate.set()
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert len(world.messages) == 6
         (attached,) = world.messages[5].attachments
         assert attached.filename == "rest.md"
@@ -478,7 +467,7 @@ async def test_code_that_goes_on_in_the_next_message_is_code_there(tmp_path: Pat
     script = ("Here:\n\n```python\n", *lines, "```\nThat is all.")
     async with open_world(ScriptedEngine(script=script), tmp_path) as world:
         await world.alice.slash(world.channel, "ask", prompt="Code, please")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         contents = [message.content for message in world.messages]
         assert len(contents) == 2
         assert contents[0].endswith("\n```")
@@ -492,5 +481,5 @@ async def test_a_long_explanation_under_a_full_page_is_not_lost(tmp_path: Path) 
     )
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.until(lambda: ended(world))
+        await world.until(lambda: world.ended)
         assert [message.content[:10] for message in world.messages] == ["x" * 10, "⚠️ This we"]

@@ -181,6 +181,15 @@ def test_the_messages_are_put_as_the_template_takes_them_with_one_beginning(chec
     assert loaded.decode(ids) == "<turn user>Be brief.\n\nHi\n<turn model>"
 
 
+def test_an_answer_that_was_cut_is_gone_on_with_as_if_it_had_not_been(checkpoint: Path) -> None:
+    loaded = load(checkpoint)
+    question = (ChatMessage(Role.USER, "Hi"),)
+    ids = loaded.encode((*question, ChatMessage(Role.ASSISTANT, "Hello the")))
+    begun = loaded.encode(question)
+    assert ids[: len(begun)] == begun
+    assert loaded.decode(ids[len(begun) :]) == "Hello the"
+
+
 def test_without_a_template_the_model_goes_on_from_a_plain_question(own: Path) -> None:
     (own / "chat_template.jinja").unlink()
     loaded = load(own)

@@ -9,7 +9,7 @@ from bot.replies.budget import Budget
 
 
 def test_four_may_be_made_at_once_and_one_is_kept_for_the_end() -> None:
-    budget = Budget()
+    budget = Budget(reserve=1)
     for _ in range(4):
         assert budget.wait_s(10.0) == 0.0
         budget.spend(10.0)
@@ -20,11 +20,37 @@ def test_four_may_be_made_at_once_and_one_is_kept_for_the_end() -> None:
     assert budget.wait_s(15.0) == 0.0
 
 
-@given(st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=80))
-def test_never_more_than_five_in_any_five_seconds_and_nobody_waits_longer(
-    steps: list[tuple[float, bool]],
-) -> None:
+def test_spread_out_requests_leave_a_place_soon_for_what_is_urgent() -> None:
+    budget = Budget(spacing_s=1.0)
+    for second in range(7):
+        assert budget.wait_s(float(second)) == 0.0
+        budget.spend(float(second))
+    assert budget.wait_s(6.0) == 1.0
+    assert budget.wait_s(6.0, urgent=True) == 1.0
+
+
+def test_who_has_others_ahead_waits_until_they_have_been() -> None:
+    budget = Budget(requests=2, window_s=5.0)
+    assert [budget.wait_s(0.0, ahead=others) for others in range(5)] == [0.0, 0.0, 5.0, 5.0, 10.0]
+
+
+def test_a_bucket_that_nobody_used_for_its_window_is_idle() -> None:
     budget = Budget()
+    assert budget.is_idle(0.0)
+    budget.spend(1.0)
+    assert not budget.is_idle(5.9)
+    assert budget.is_idle(6.0)
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.booleans()), max_size=80),
+    st.integers(0, 2),
+    st.sampled_from([0.0, 1.0]),
+)
+def test_never_more_than_five_in_any_five_seconds_and_nobody_waits_longer(
+    steps: list[tuple[float, bool]], reserve: int, spacing_s: float
+) -> None:
+    budget = Budget(reserve=reserve, spacing_s=spacing_s)
     now_s, made = 0.0, []
     for pause_s, urgent in steps:
         now_s += pause_s

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from bot.inference.engine import Loading, LoadStep
-from bot.replies.status import loading_line, queued_line
+from bot.errors import BotError, GenerationTimeout, ModelUnavailable, Unexpected
+from bot.inference.engine import Finished, FinishReason, Loading, LoadStep, Usage
+from bot.replies.status import ending_lines, loading_line, queued_line
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,22 @@ def test_a_place_in_the_line_says_who_is_ahead_and_for_how_long(
     position: int, eta_s: float | None, line: str
 ) -> None:
     assert queued_line(position, eta_s) == line
+
+
+def test_every_way_to_end_has_its_words() -> None:
+    lines = [ending_lines(Finished(reason, Usage()), "smol") for reason in FinishReason]
+    assert lines == [
+        "-# smol",
+        "-# ✂ cut at the token limit · smol",
+        "-# ⏹ stopped · smol",
+        "-# failed · smol",
+    ]
+
+
+def test_a_failure_names_its_reference_once_and_running_out_of_time_is_told_apart() -> None:
+    def ending(error: BotError) -> str:
+        return ending_lines(Finished(FinishReason.ERROR, Usage(), error), "smol", reference="ab12")
+
+    assert ending(ModelUnavailable("Gone.")) == "⚠️ Gone.\n-# failed · smol · reference ab12"
+    assert ending(Unexpected("here", "ab12")).count("ab12") == 1
+    assert ending(GenerationTimeout("Too long.")) == "⚠️ Too long.\n-# ⏱ timed out · smol"

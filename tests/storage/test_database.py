@@ -20,7 +20,7 @@ from bot.storage.database import open_database
 from bot.storage.migrate import MIGRATIONS, migrate
 from bot.storage.tables import metadata
 
-TABLES = {"model_choices", "offered_models", "alembic_version"}
+TABLES = {"model_choices", "offered_models", "replies", "reply_messages", "alembic_version"}
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ migrate(Path(sys.argv[1]))
 """
 
 
-@pytest.mark.parametrize("table", ["model_choices", "offered_models"])
+@pytest.mark.parametrize("table", ["model_choices", "offered_models", "replies", "reply_messages"])
 async def test_killed_in_the_middle_of_a_migration_the_next_start_does_it(path: Path, table: str) -> None:
     path.parent.mkdir()
     ran = subprocess.run([sys.executable, "-c", KILLED_MIGRATION, str(path), table], timeout=60, check=False)
@@ -223,9 +223,30 @@ async def test_killed_in_the_middle_of_a_migration_the_next_start_does_it(path: 
     assert tables(path) == TABLES
 
 
+async def test_choices_of_an_older_version_are_kept_by_the_next_migration(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:  # as version 0001 left it
+        connection.executescript(
+            "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY);"
+            "INSERT INTO alembic_version VALUES ('0001');"
+            "CREATE TABLE model_choices (kind VARCHAR(8), place_id BIGINT, alias VARCHAR(32) NOT NULL, set_by BIGINT"
+            " NOT NULL, set_at DATETIME NOT NULL, PRIMARY KEY (kind, place_id));"
+            "INSERT INTO model_choices VALUES ('channel', 7, 'gemma', 1, '2026-01-01 00:00:00.000000');"
+            "CREATE TABLE offered_models (server_id BIGINT, alias VARCHAR(32), PRIMARY KEY (server_id, alias));"
+        )
+    connection.close()
+    async with open_database(path) as database:
+        chosen = await ModelChoices(database).at([(PlaceKind.CHANNEL, 7)], None)
+    assert chosen.alias(PlaceKind.CHANNEL) == "gemma"
+    assert tables(path) == TABLES
+
+
 def test_migrations_are_shipped_with_the_package() -> None:
     assert (MIGRATIONS / "env.py").exists()
-    assert sorted(file.stem for file in (MIGRATIONS / "versions").glob("*.py")) == ["0001_model_choices"]
+    assert sorted(file.stem for file in (MIGRATIONS / "versions").glob("*.py")) == [
+        "0001_model_choices",
+        "0002_replies",
+    ]
 
 
 async def test_many_at_once_write_without_getting_in_each_others_way(path: Path) -> None:

@@ -1,0 +1,86 @@
+"""Giving answers: a request goes into the queue, its reply is shown while it grows, and both are kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import discord
+
+from bot.archive import Archive, Origin
+from bot.chat.messages import ChatMessage, Role
+from bot.inference.catalog import ModelSpec
+from bot.inference.engine import Finished, GenerationRequest
+from bot.inference.generation import Generation
+from bot.inference.queue import InferenceQueue
+from bot.replies.live import LiveReply
+from bot.replies.shown import Shown
+from bot.replies.surface import InteractionSurface, Surface
+
+log = logging.getLogger(__name__)
+
+LiveReplies = Callable[[Surface, str, Shown], LiveReply]
+
+
+class Answers:
+    """Gives answers, and knows those that are under way.
+
+    Args:
+        inference: where requests go.
+        live_reply: makes the growing reply for a surface, an id and what is seen at first.
+        archive: where they are kept.
+        max_new_tokens: the operator's limit on an answer's length.
+    """
+
+    def __init__(
+        self, inference: InferenceQueue, live_reply: LiveReplies, archive: Archive, *, max_new_tokens: int
+    ) -> None:
+        self._inference = inference
+        self._live_reply = live_reply
+        self._archive = archive
+        self._max_new_tokens = max_new_tokens
+        self._live: dict[str, tuple[LiveReply, Origin]] = {}
+
+    async def give(
+        self, interaction: discord.Interaction[Any], spec: ModelSpec, messages: Sequence[ChatMessage]
+    ) -> Finished:
+        """Answer a command or a press; see `give_on`."""
+        return await self.give_on(InteractionSurface(interaction), Origin.of(interaction), spec, messages)
+
+    async def give_on(
+        self, surface: Surface, origin: Origin, spec: ModelSpec, messages: Sequence[ChatMessage]
+    ) -> Finished:
+        """Answer on a surface. Messages that end with the assistant's are gone on with from where that one stops.
+
+        Raises:
+            QueueFull: nobody else may wait.
+            ShuttingDown: the bot is about to restart.
+            discord.HTTPException: a command could not be acknowledged.
+        """
+        params = spec.sampling.capped(self._max_new_tokens).seeded()
+        request = GenerationRequest(spec, tuple(messages), params)
+        said = messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
+        async with self._inference.submit(request) as generation:
+            reply = self._live_reply(surface, generation.id, Shown.going_on(said))
+            self._live[generation.id] = (reply, origin)
+            try:
+                finished = await reply.follow(generation, partial(self._archive.begun, generation, origin))
+            finally:
+                del self._live[generation.id]
+        _log_end(generation, finished)
+        await self._archive.ended(generation, finished, reply.shown.text)
+        return finished
+
+    def live(self, reply_id: str) -> tuple[LiveReply, Origin] | None:
+        """A reply that is under way, and who asked."""
+        return self._live.get(reply_id)
+
+
+def _log_end(generation: Generation, finished: Finished) -> None:
+    why = finished.reason.value if finished.error is None else type(finished.error).__name__
+    usage = finished.usage
+    alias = generation.request.model.alias
+    tokens = f"{usage.completion_tokens} tokens in {usage.generation_s:.1f} s"
+    log.info("reply %s by %s ended: %s, %s", generation.id, alias, why, tokens)

@@ -1,0 +1,137 @@
+"""The replies that were given, for the buttons under them. Nobody waits long for it, and no answer fails for it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
+
+import discord
+
+from bot.chat.messages import ChatMessage, Role
+from bot.errors import ReplyForgotten, StorageError
+from bot.inference.engine import Finished
+from bot.inference.generation import Generation
+from bot.storage.replies import INTERRUPTED, KeptReply, Replies
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S = 2.0  # what people see does not wait longer for what is kept
+_FORGETTING_S = 3_600.0  # how often old replies are looked for
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who asked, and where, by Discord's ids."""
+
+    asker_id: int
+    channel_id: int
+    server_id: int | None = None
+
+    @classmethod
+    def of(cls, interaction: discord.Interaction[Any]) -> Origin:
+        """That of a command or a press."""
+        channel_id = interaction.channel_id or interaction.user.id
+        return cls(interaction.user.id, channel_id, interaction.guild_id)
+
+
+class Archive:
+    """Keeps replies.
+
+    Args:
+        replies: the store.
+        kept_days: how long they are kept.
+    """
+
+    def __init__(self, replies: Replies, *, kept_days: float) -> None:
+        self._replies = replies
+        self._kept_days = kept_days
+        self._forgets_at_s = 0.0
+
+    async def begun(self, generation: Generation, origin: Origin, message_ids: Sequence[int]) -> None:
+        """A reply is seen, in these messages so far."""
+        request = generation.request
+        kept = KeptReply(
+            id=generation.id,
+            **asdict(origin),
+            alias=request.model.alias,
+            request={
+                "model": request.model.place,
+                "revision": request.model.revision,
+                "quantization": request.model.quantization,
+                "sampling": request.params.model_dump(),
+                "messages": [{"role": str(one.role), "content": one.content} for one in request.messages],
+            },
+            message_ids=tuple(message_ids),
+        )
+        await _if_possible(self._replies.put(kept))
+
+    async def ended(self, generation: Generation, finished: Finished, text: str) -> None:
+        """How a reply ended, and all that the model wrote."""
+        numbers = asdict(finished.usage)
+        await _if_possible(self._replies.end(generation.id, finished.reason.value, text, numbers))
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._forgets_at_s:
+            self._forgets_at_s = now_s + _FORGETTING_S
+            await _if_possible(self._replies.forget(older_than_days=self._kept_days))
+
+    async def find(self, reply_id: str) -> KeptReply:
+        """A reply.
+
+        Raises:
+            ReplyForgotten: it is not kept, or not any more.
+            StorageError: the database does not answer.
+        """
+        if (kept := await _in_time(self._replies.find(reply_id))) is None:
+            raise ReplyForgotten("This answer is not kept any more. Please ask again.")
+        return kept
+
+    async def of_message(self, message_id: int) -> KeptReply | None:
+        """The reply that a message is a page of, if it is kept and the database answers."""
+        return await _if_possible(self._replies.of_message(message_id))
+
+    async def unfinished(self) -> list[KeptReply]:
+        """Right after a start: the replies that a crash left behind."""
+        return await _if_possible(self._replies.unfinished()) or []
+
+    async def interrupted(self, kept: KeptReply) -> None:
+        """A crash was the end of a reply."""
+        await _if_possible(self._replies.end(kept.id, INTERRUPTED, kept.answer, kept.numbers))
+
+
+def messages_of(kept: KeptReply) -> list[ChatMessage]:
+    """What the model was given to read."""
+    return [ChatMessage(Role(one["role"]), one["content"]) for one in kept.request["messages"]]
+
+
+def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:
+    """What it is to read so that it goes on where it was cut."""
+    *before, last = messages_of(kept)
+    if last.role is Role.ASSISTANT:
+        return [*before, ChatMessage(Role.ASSISTANT, last.content + kept.answer)]
+    return [*before, last, ChatMessage(Role.ASSISTANT, kept.answer)]
+
+
+def words_of(kept: KeptReply) -> str:
+    """All that the model wrote, with the part that a continued one goes on from."""
+    return messages_to_go_on(kept)[-1].content
+
+
+async def _in_time(work: Awaitable[_Result]) -> _Result:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            return await work
+    except TimeoutError:
+        raise StorageError("The database does not answer. Please try again in a minute.") from None
+
+
+async def _if_possible(work: Awaitable[_Result]) -> _Result | None:
+    try:
+        return await _in_time(work)
+    except StorageError as error:
+        log.warning("a reply could not be kept or found: %s", error)
+        return None

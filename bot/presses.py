@@ -1,0 +1,143 @@
+"""What the buttons under a reply do."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import discord
+
+from bot.answers import Answers
+from bot.archive import Archive, Origin, messages_of, messages_to_go_on, words_of
+from bot.chooser import ModelChooser
+from bot.errors import NotAllowed, ReplyForgotten
+from bot.replies.buttons import OPTIONS_LIMIT, Press, model_view
+from bot.replies.details import details_card, details_document
+from bot.replies.explain import tell
+from bot.replies.harmless import without_controls
+from bot.replies.pages import split_pages
+from bot.replies.places import place_of
+from bot.replies.think import thoughts_in
+from bot.storage.replies import KeptReply
+
+_NAME_LIMIT = 60  # the line under an answer has little room
+_NOBODY = discord.AllowedMentions.none()
+
+_Interaction = discord.Interaction[Any]
+
+
+class Presses:
+    """Takes presses. Whatever goes wrong is a sentence for who pressed, and for nobody else.
+
+    Args:
+        answers: gives answers, and knows those under way.
+        archive: those that were given.
+        chooser: which models may be had where.
+    """
+
+    def __init__(self, answers: Answers, archive: Archive, chooser: ModelChooser) -> None:
+        self._answers = answers
+        self._archive = archive
+        self._chooser = chooser
+        self._do: dict[Press, Callable[[_Interaction, str], Awaitable[None]]] = {
+            Press.STOP: self._stop,
+            Press.AGAIN: self._again,
+            Press.RETRY: self._again,
+            Press.OTHER: self._other,
+            Press.GO_ON: self._go_on,
+            Press.THOUGHTS: self._thoughts,
+            Press.DETAILS: self._details,
+        }
+
+    async def pressed(self, interaction: _Interaction, press: Press, reply_id: str) -> None:
+        """Do what a button says."""
+        try:
+            await self._do[press](interaction, reply_id)
+        except Exception as error:  # the last one who can tell the person
+            await tell(interaction, error)
+
+    async def chosen(self, interaction: _Interaction, reply_id: str, alias: str) -> None:
+        """Have another model answer the same."""
+        try:
+            kept = await self._theirs(interaction, reply_id)
+            spec = await self._chooser.resolve(alias, place_of(interaction))
+            await self._answers.give(interaction, spec, messages_of(kept))
+        except Exception as error:  # the last one who can tell the person
+            await tell(interaction, error)
+
+    async def _stop(self, interaction: _Interaction, reply_id: str) -> None:
+        found = self._answers.live(reply_id)
+        if found is None:
+            raise ReplyForgotten("This answer has ended already.")
+        reply, origin = found
+        if interaction.user.id != origin.asker_id and not interaction.permissions.manage_messages:
+            raise NotAllowed(
+                "Only the person who asked, or somebody who may manage messages here, can stop this answer."
+            )
+        reply.stop(discord.utils.escape_markdown(interaction.user.display_name)[:_NAME_LIMIT])
+        await interaction.response.defer()
+
+    async def _again(self, interaction: _Interaction, reply_id: str) -> None:
+        kept = await self._theirs(interaction, reply_id)
+        spec = await self._chooser.resolve(kept.alias, place_of(interaction))
+        await self._answers.give(interaction, spec, messages_of(kept))
+
+    async def _go_on(self, interaction: _Interaction, reply_id: str) -> None:
+        kept = await self._theirs(interaction, reply_id)
+        spec = await self._chooser.resolve(kept.alias, place_of(interaction))
+        await self._answers.give(interaction, spec, messages_to_go_on(kept))
+
+    async def _other(self, interaction: _Interaction, reply_id: str) -> None:
+        kept = await self._theirs(interaction, reply_id)
+        standing = await self._chooser.standing(place_of(interaction))
+        others = [spec for spec in standing.offered if spec.alias != kept.alias]
+        if not others:
+            raise NotAllowed(f"There is no other model here than {kept.alias}.")
+        more = (
+            "\nThere are more: type a few letters for `model` in a command."
+            if len(others) > OPTIONS_LIMIT
+            else ""
+        )
+        await interaction.response.send_message(
+            f"The same question for another model:{more}", view=model_view(others, reply_id), ephemeral=True
+        )
+
+    async def _thoughts(self, interaction: _Interaction, reply_id: str) -> None:
+        kept = await self._archive.find(reply_id)
+        thoughts = thoughts_in(words_of(kept))
+        first, *rest = split_pages(without_controls(thoughts))
+        files = [_file(thoughts, "thinking.md")] if rest else []
+        await interaction.response.send_message(
+            first.content or "The model did not think aloud.",
+            files=files,
+            ephemeral=True,
+            allowed_mentions=_NOBODY,
+        )
+
+    async def _details(self, interaction: _Interaction, reply_id: str) -> None:
+        """Numbers for everybody; what was asked, which a command keeps to itself, for the person who asked."""
+        kept = await self._archive.find(reply_id)
+        card = details_card(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
+        files = []
+        if kept.asker_id == interaction.user.id:
+            document = details_document(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
+            document["answer"] = kept.answer
+            files = [_file(json.dumps(document, indent=2, ensure_ascii=False), f"reply-{kept.id}.json")]
+        await interaction.response.send_message(embed=card, files=files, ephemeral=True)
+
+    async def _theirs(self, interaction: _Interaction, reply_id: str) -> KeptReply:
+        """The reply, for the person who asked for it.
+
+        Raises:
+            NotAllowed: it is somebody else's.
+        """
+        kept = await self._archive.find(reply_id)
+        if kept.asker_id != Origin.of(interaction).asker_id:
+            raise NotAllowed("Only the person who asked can do that. Ask the model yourself: `/ask`.")
+        return kept
+
+
+def _file(text: str, name: str) -> discord.File:
+    return discord.File(io.BytesIO(text.encode()), name)

@@ -1,0 +1,45 @@
+"""The one place where an error becomes a sentence for the person who met it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+import discord
+from discord import app_commands
+
+from bot.errors import BotError, Unexpected
+
+log = logging.getLogger(__name__)
+
+
+async def tell(interaction: discord.Interaction[Any], error: BaseException) -> None:
+    """Say in a sentence what went wrong; only to the person who asked, if nobody else has seen anything."""
+    sentence = explained(error)
+    if sentence is None:
+        return
+    nobody = discord.AllowedMentions.none()
+    try:
+        if interaction.response.is_done():
+            await interaction.edit_original_response(content=sentence, view=None, allowed_mentions=nobody)
+        else:
+            await interaction.response.send_message(sentence, ephemeral=True, allowed_mentions=nobody)
+    except discord.HTTPException as failed:
+        log.warning("could not tell a person what went wrong (%s)", failed.status)
+
+
+def explained(error: BaseException) -> str | None:
+    """The sentence for a person, or None where nobody is left to read it. Bugs go to the log with a number."""
+    if isinstance(error, BotError):
+        return str(error)
+    if isinstance(error, discord.NotFound):
+        log.info("an interaction was gone before it could be answered (%s)", error.code)
+        return None
+    if isinstance(error, app_commands.CommandNotFound):
+        return "This command has changed. Please type it again."
+    if isinstance(error, app_commands.CheckFailure):
+        return "You may not use this command here."
+    reference = secrets.token_hex(6)
+    log.error("%s: a command failed", reference, exc_info=error)
+    return str(Unexpected("with that command", reference))
