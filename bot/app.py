@@ -30,6 +30,7 @@ from bot.replies.live import LiveReply, Wait, just_wait
 from bot.replies.shown import Shown
 from bot.replies.surface import Surface
 from bot.replies.traffic import Traffic
+from bot.replies.typing import TypingSigns
 from bot.services import Services
 from bot.settings import Settings
 from bot.storage.choices import ModelChoices
@@ -100,6 +101,7 @@ async def open_services(
             answers=answers,
             archive=archive,
             presses=Presses(answers, archive, chooser),
+            typing=TypingSigns(wait),
             inspections=Inspections(
                 Inspector(model_loader(settings), settings.hub_token), engine.memory, wait
             ),

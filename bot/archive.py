@@ -11,9 +11,11 @@ from typing import Any, TypeVar
 import discord
 
 from bot.chat.messages import ChatMessage, Role
+from bot.chat.prompt import Messages, follow_up
 from bot.errors import ReplyForgotten, StorageError
 from bot.inference.engine import Finished
 from bot.inference.generation import Generation
+from bot.replies.think import without_thoughts
 from bot.storage.replies import INTERRUPTED, KeptReply, Replies
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,12 @@ class Origin:
         """That of a command or a press."""
         channel_id = interaction.channel_id or interaction.user.id
         return cls(interaction.user.id, channel_id, interaction.guild_id)
+
+    @classmethod
+    def of_message(cls, message: discord.Message) -> Origin:
+        """That of a message that mentions the bot."""
+        server_id = None if message.guild is None else message.guild.id
+        return cls(message.author.id, message.channel.id, server_id)
 
 
 class Archive:
@@ -119,6 +127,12 @@ def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:
 def words_of(kept: KeptReply) -> str:
     """All that the model wrote, with the part that a continued one goes on from."""
     return messages_to_go_on(kept)[-1].content
+
+
+def conversation(kept: KeptReply, question: str) -> Messages:
+    """What a model is to read that is asked something after an answer."""
+    *before, last = messages_to_go_on(kept)
+    return follow_up(before, without_thoughts(last.content), question)
 
 
 async def _in_time(work: Awaitable[_Result]) -> _Result:

@@ -18,7 +18,7 @@ from bot.services import Services
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.models", "cogs.gpu")
+EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.mentions", "cogs.models", "cogs.gpu")
 
 
 class PunchlineBot(commands.Bot):
@@ -36,8 +36,10 @@ class PunchlineBot(commands.Bot):
         super().__init__(
             command_prefix=commands.when_mentioned,
             help_command=None,
-            # Slash commands need no privileged intent; guilds keeps the channel cache filled.
-            intents=discord.Intents(guilds=True),
+            # None of them is privileged: Discord shows the words of messages that mention the bot, and of direct ones,
+            # to it anyway. guilds keeps the channel cache filled.
+            intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
+            max_messages=None,  # what people write is not kept in memory
             allowed_mentions=discord.AllowedMentions.none(),
             tree_cls=_Tree,
         )
@@ -51,6 +53,9 @@ class PunchlineBot(commands.Bot):
         for extension in EXTENSIONS:
             await self.load_extension(extension)
         await self._sync_if_changed()
+
+    async def on_message(self, message: discord.Message, /) -> None:
+        """Commands come as interactions, so none are looked for in messages; `cogs.mentions` listens for questions."""
 
     async def on_ready(self) -> None:
         """Say in the log that people can use it."""

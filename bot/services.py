@@ -11,6 +11,7 @@ from bot.inference.queue import InferenceQueue
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
+from bot.replies.typing import TypingSigns
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Services:
         answers: has a question answered, and shows how.
         archive: the answers that were given.
         presses: takes what people press under an answer.
+        typing: shows that answers to messages are on their way.
         inspections: answers with what a model is made of.
         device_card: answers with how the device is.
         default_audience: whom a joke is for when nobody says.
@@ -33,6 +35,7 @@ class Services:
     answers: Answers
     archive: Archive
     presses: Presses
+    typing: TypingSigns
     inspections: Inspections
     device_card: DeviceCard
     default_audience: str = "a room of data scientists"

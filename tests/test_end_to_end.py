@@ -157,6 +157,19 @@ async def test_an_answer_that_was_cut_and_continued_is_the_answer_that_was_not_c
     assert said + rest == uncut
 
 
+async def test_a_conversation_longer_than_the_context_is_answered_without_its_oldest_parts(
+    smol_engine: LocalEngine,
+) -> None:
+    turn = (ChatMessage(Role.USER, "word " * 1500), ChatMessage(Role.ASSISTANT, "ok " * 1500))
+    asked = request("What is a database?", max_new_tokens=8)
+    long = replace(asked, messages=(*turn * 4, *asked.messages))
+    async with InferenceQueue(smol_engine) as queue:
+        text, finished, _ = await read(queue.submit(long))
+    assert finished.error is None
+    assert text
+    assert 3000 < finished.usage.prompt_tokens <= SMOL.context_tokens - 8
+
+
 async def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(smol_engine: LocalEngine) -> None:
     async with InferenceQueue(smol_engine) as queue:
         _, finished, _ = await read(queue.submit(request("word " * 9000)))

@@ -21,9 +21,32 @@ def joke_messages(*, topic: str | None, audience: str) -> Messages:
     return (ChatMessage(Role.SYSTEM, _COMEDIAN.format(audience=audience)), ChatMessage(Role.USER, question))
 
 
-def ask_messages(prompt: str) -> Messages:
-    """The messages that put somebody's question to a model."""
-    return (ChatMessage(Role.SYSTEM, _HELPER), ChatMessage(Role.USER, prompt))
+def ask_messages(prompt: str, *, about: str = "") -> Messages:
+    """The messages that put somebody's question to a model, `about` what somebody else said if there is that."""
+    question = f"{prompt}\n\nThis is about what somebody said:\n{about}" if about else prompt
+    return (ChatMessage(Role.SYSTEM, _HELPER), ChatMessage(Role.USER, question))
+
+
+def follow_up(messages: Sequence[ChatMessage], answer: str, question: str) -> Messages:
+    """A conversation that goes on: what was read, what was answered, and what is asked now."""
+    said = (ChatMessage(Role.ASSISTANT, answer),) if answer else ()
+    return (*messages, *said, ChatMessage(Role.USER, question))
+
+
+def shorter(messages: Sequence[ChatMessage]) -> Messages | None:
+    """A conversation without its oldest exchange, for a model that cannot read so much; None if only one is left.
+
+    What the system says stays, and so does the last question with what an answer to it may have begun with.
+    """
+    turns = [place for place, message in enumerate(messages) if message.role is Role.USER]
+    if len(turns) < 2:
+        return None
+    oldest = range(turns[0], turns[1])
+    return tuple(
+        message
+        for place, message in enumerate(messages)
+        if message.role is Role.SYSTEM or not (place in oldest or place < turns[0])
+    )
 
 
 def fold_system(messages: Sequence[ChatMessage]) -> Messages:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from bot.chat.prompt import shorter
 from bot.errors import PromptTooLong
 from bot.inference.detokenizer import IncrementalDetokenizer
 from bot.inference.device import is_out_of_memory
@@ -41,7 +42,7 @@ class Run:
     def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
         self._loaded = loaded
         self._params = request.params
-        self._prompt_ids = loaded.encode(request.messages)
+        self._prompt_ids = self._read(request)
         self._ids: list[int] = []  # the answer so far
         room = loaded.context_tokens - len(self._prompt_ids)
         if room < _MIN_ANSWER_TOKENS:
@@ -53,6 +54,16 @@ class Run:
         self._detokenizer = IncrementalDetokenizer(loaded.decode)
         self._first_token_s: float | None = None
         self._begun_s = time.perf_counter()
+
+    def _read(self, request: GenerationRequest) -> list[int]:
+        """The prompt's ids; a conversation that leaves no room for an answer is read without its oldest parts."""
+        wanted = min(request.params.max_new_tokens, self._loaded.context_tokens // 4)
+        messages = request.messages
+        ids = self._loaded.encode(messages)
+        while len(ids) + wanted > self._loaded.context_tokens and (fewer := shorter(messages)) is not None:
+            messages = fewer
+            ids = self._loaded.encode(messages)
+        return ids
 
     def run(self, emit: Emit[Event], stopped: threading.Event, *, sparing: bool = False) -> None:
         """Generate; the last thing emitted is `Finished`. Called again, it goes on after the last token.

@@ -10,6 +10,7 @@ import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
+from bot.replies.surface import ChannelSurface
 
 log = logging.getLogger(__name__)
 
@@ -29,12 +30,22 @@ async def tell(interaction: discord.Interaction[Any], error: BaseException) -> N
         log.warning("could not tell a person what went wrong (%s)", failed.status)
 
 
+async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None:
+    """Say in a sentence what went wrong with a question that was a message: there only everybody can be told."""
+    if (sentence := explained(error)) is None:
+        return
+    try:
+        await surface.show(0, sentence, None)
+    except (discord.HTTPException, TimeoutError) as failed:
+        log.warning("could not tell a person what went wrong (%s)", type(failed).__name__)
+
+
 def explained(error: BaseException) -> str | None:
     """The sentence for a person, or None where nobody is left to read it. Bugs go to the log with a number."""
     if isinstance(error, BotError):
         return str(error)
-    if isinstance(error, discord.NotFound):
-        log.info("an interaction was gone before it could be answered (%s)", error.code)
+    if isinstance(error, discord.NotFound | discord.Forbidden):
+        log.info("there was no answering any more (%s %s)", error.status, error.code)
         return None
     if isinstance(error, app_commands.CommandNotFound):
         return "This command has changed. Please type it again."

@@ -90,9 +90,12 @@ class ChannelSurface:
         asked_in: the message that is answered, if one is.
         filesize_limit: the most bytes of a file there.
         message_ids: those that are there already.
+
+    Attributes:
+        channel: the same.
     """
 
-    ends_at_s = None
+    ends_at_s: float | None = None
 
     def __init__(
         self,
@@ -103,7 +106,7 @@ class ChannelSurface:
         message_ids: Sequence[int] = (),
     ) -> None:
         self.message_ids = list(message_ids)
-        self._channel = channel
+        self.channel = channel
         self._asked_in = asked_in
         self._filesize_limit = filesize_limit
 
@@ -112,7 +115,7 @@ class ChannelSurface:
 
     def bucket(self, page: int) -> Bucket:
         """See `Surface.bucket`."""
-        channel_id = self._channel.id
+        channel_id = self.channel.id
         is_new = page >= len(self.message_ids)
         return Bucket.of_new_messages(channel_id) if is_new else Bucket.of_edits(channel_id)
 
@@ -122,14 +125,14 @@ class ChannelSurface:
         """See `Surface.show`."""
         async with asyncio.timeout(CALL_TIMEOUT_S):
             if page < len(self.message_ids):
-                message = self._channel.get_partial_message(self.message_ids[page])
+                message = self.channel.get_partial_message(self.message_ids[page])
                 await message.edit(content=content, view=view, allowed_mentions=_NOBODY)
                 return
             more: dict[str, Any] = {} if view is None else {"view": view}
             if page == 0 and self._asked_in is not None:
                 more["reference"] = self._asked_in
             files = _attached(file, self._filesize_limit)
-            sent = await self._channel.send(content, files=files, allowed_mentions=_NOBODY, **more)
+            sent = await self.channel.send(content, files=files, allowed_mentions=_NOBODY, **more)
             self.message_ids.append(sent.id)
 
 

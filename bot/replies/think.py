@@ -87,7 +87,15 @@ def _beginning_of(tag: str, text: str) -> int:
 
 def thoughts_in(text: str) -> str:
     """All that was thought in a whole text."""
+    return _apart(text)[0].strip()
+
+
+def without_thoughts(text: str) -> str:
+    """What was said in a whole text."""
+    return _apart(text)[1].strip()
+
+
+def _apart(text: str) -> tuple[str, str]:
     think = ThinkFilter()
-    think.feed(text)
-    think.flush()
-    return think.thoughts.strip()
+    said = think.feed(text) + think.flush()
+    return think.thoughts, said

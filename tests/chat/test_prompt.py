@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.chat.messages import ChatMessage, Role
-from bot.chat.prompt import Messages, alternate, ask_messages, fold_system, joke_messages
+from bot.chat.prompt import (
+    Messages,
+    alternate,
+    ask_messages,
+    fold_system,
+    follow_up,
+    joke_messages,
+    shorter,
+)
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
 CONVERSATIONS = st.lists(
@@ -113,3 +121,32 @@ def test_doing_it_twice_changes_nothing_more(conversation: Messages) -> None:
     assert fold_system(folded) == folded
     assert alternate(turns) == turns
     assert fold_system(alternate(folded)) == alternate(folded)
+
+
+def test_a_question_after_an_answer_comes_with_both() -> None:
+    assert follow_up(said((USER, "Why?")), "Because.", "And how?") == said(
+        (USER, "Why?"), (ASSISTANT, "Because."), (USER, "And how?")
+    )
+    assert follow_up(said((USER, "Why?")), "", "Well?") == said((USER, "Why?"), (USER, "Well?"))
+
+
+def test_a_long_conversation_loses_its_oldest_exchange_and_not_what_the_system_says() -> None:
+    conversation = said(
+        (SYSTEM, "s"), (USER, "1"), (ASSISTANT, "a"), (USER, "2"), (ASSISTANT, "b"), (USER, "3")
+    )
+    once = shorter(conversation)
+    assert once == said((SYSTEM, "s"), (USER, "2"), (ASSISTANT, "b"), (USER, "3"))
+    twice = shorter(once)
+    assert twice == said((SYSTEM, "s"), (USER, "3"))
+    assert shorter(twice) is None
+
+
+@given(CONVERSATIONS)
+def test_shortening_ends_and_keeps_the_end_of_the_conversation(conversation: Messages) -> None:
+    left, rounds = conversation, 0
+    while (fewer := shorter(left)) is not None:
+        assert len(fewer) < len(left)
+        assert fewer[-1] == left[-1]
+        left, rounds = fewer, rounds + 1
+    assert rounds == max(0, sum(message.role is USER for message in conversation) - 1)
+    assert [one for one in left if one.role is SYSTEM] == [one for one in conversation if one.role is SYSTEM]
