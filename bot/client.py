@@ -15,6 +15,7 @@ from discord.ext import commands
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
 from bot.services import Services
+from bot.translator import FileTranslator
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ class PunchlineBot(commands.Bot):
         self.add_dynamic_items(ReplyButton, ModelSelect)
         for extension in EXTENSIONS:
             await self.load_extension(extension)
-        await self._sync_if_changed()
+        translator = FileTranslator(self.tree)
+        await self.tree.set_translator(translator)
+        await self._sync_if_changed(translator)
 
     async def on_message(self, message: discord.Message, /) -> None:
         """Commands come as interactions, so none are looked for in messages; `cogs.mentions` listens for questions."""
@@ -61,9 +64,13 @@ class PunchlineBot(commands.Bot):
         """Say in the log that people can use it."""
         log.info("ready as %s in %d server(s)", self.user, len(self.guilds))
 
-    async def _sync_if_changed(self) -> None:
-        """Registering is rationed by Discord: do it when the commands differ from the last time."""
-        payload = [command.to_dict(self.tree) for command in self.tree.get_commands()]
+    async def _sync_if_changed(self, translator: FileTranslator) -> None:
+        """Registering is rationed by Discord: do it when the commands, or their names in a language, differ from the
+        last time."""
+        payload = [
+            await command.get_translated_payload(self.tree, translator)
+            for command in self.tree.get_commands()
+        ]
         told = json.dumps([self.application_id, payload], sort_keys=True, default=str)
         fingerprint = hashlib.sha256(told.encode()).hexdigest()
         file = self._data_dir / "commands.sha256"
