@@ -80,7 +80,13 @@ def running(latency_s: float = 0.05, *, refuse_token: bool = False) -> Iterator[
 
 
 def command_payload(number: int, name: str, **options: str) -> dict[str, Any]:
-    """The gateway's INTERACTION_CREATE for a slash command in a server."""
+    """The gateway's INTERACTION_CREATE for a slash command in a server; a name of two words is a subcommand's."""
+    root, _, subcommand = name.partition(" ")
+    filled: list[dict[str, Any]] = [
+        {"name": key, "type": 3, "value": value} for key, value in options.items()
+    ]
+    if subcommand:
+        filled = [{"name": subcommand, "type": 1, "options": filled}]
     user = {"id": str(500 + number), "username": f"user{number}", "discriminator": "0", "avatar": None}
     member = {
         "user": user,
@@ -105,12 +111,7 @@ def command_payload(number: int, name: str, **options: str) -> dict[str, Any]:
         "authorizing_integration_owners": {},
         "context": 0,
         "attachment_size_limit": 10 * 2**20,
-        "data": {
-            "id": "900",
-            "name": name,
-            "type": 1,
-            "options": [{"name": key, "type": 3, "value": value} for key, value in options.items()],
-        },
+        "data": {"id": "900", "name": root, "type": 1, "options": filled},
     }
 
 
@@ -184,6 +185,8 @@ class _Server:
         return handler
 
     async def _callback(self, request: web.Request) -> web.Response:
+        if content := ((await request.json()).get("data") or {}).get("content"):  # answered at once
+            self._arrivals.append((time.monotonic(), request.match_info["token"], content))
         await asyncio.sleep(self._latency_s)
         about = {"id": request.match_info["id"], "type": 2, "response_message_loading": True}
         message = self._payload("")
