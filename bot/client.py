@@ -42,6 +42,11 @@ class PunchlineBot(commands.Bot):
             intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
             max_messages=None,  # what people write is not kept in memory
             allowed_mentions=discord.AllowedMentions.none(),
+            # Added to a server or to one's own apps, and usable wherever people write.
+            allowed_installs=app_commands.AppInstallationType(guild=True, user=True),
+            allowed_contexts=app_commands.AppCommandContext(
+                guild=True, dm_channel=True, private_channel=True
+            ),
             tree_cls=_Tree,
         )
         self.services = services

@@ -64,7 +64,6 @@ class Models(commands.GroupCog, name="model", description="The models: who answe
 
     @app_commands.command(description="Choose which models this server offers")
     @app_commands.describe(models="Their names with commas between; leave it out to offer all")
-    @app_commands.guild_only()
     async def offer(self, interaction: discord.Interaction, models: _Models | None = None) -> None:
         """Restrict what a server offers."""
         if interaction.guild_id is None:

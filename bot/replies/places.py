@@ -28,14 +28,24 @@ def place_of(interaction: discord.Interaction[Any]) -> Place:
 async def require(interaction: discord.Interaction[Any], permission: Permission) -> None:
     """Let pass who may change things here.
 
-    In a direct message that is everybody. In a server it is who has the permission, or whom the server's integration
-    settings allow the command by name or by role. Discord knows defaults only for a whole command with all that
-    is under it, and `show` and `list` are for everybody: so the default is looked at here.
+    In a direct message or a group that is everybody. In a server it is who has the permission, or whom the server's
+    integration settings allow the command by name or by role. Discord knows defaults only for a whole command with
+    all that is under it, and `show` and `list` are for everybody: so the default is looked at here.
+
+    Whoever has the bot among their own apps brings it to servers that never added it. Nobody chooses anything there,
+    whatever they may do: it is not for a visitor to change what the server's people get.
 
     Raises:
         NotAllowed: the person may not.
     """
-    if interaction.guild_id is None or getattr(interaction.permissions, permission):
+    if interaction.guild_id is None:
+        return
+    if interaction.is_user_integration() and not interaction.is_guild_integration():
+        raise NotAllowed(
+            "The bot was not added to this server, so nothing can be chosen here. Ask a manager of the server to add "
+            "it, or name the `model` in each command."
+        )
+    if getattr(interaction.permissions, permission):
         return
     if not await _allowed_by_server(interaction):
         raise NotAllowed(
