@@ -24,10 +24,7 @@ import yarl
 from aiohttp import web
 from discord.gateway import DiscordWebSocket
 
-APPLICATION_ID = "100"
-CHANNEL_ID = "300"
-GUILD_ID = "400"
-_BOT = {"id": APPLICATION_ID, "username": "Punchline", "discriminator": "0", "avatar": None, "bot": True}
+from benchmarks.discord_payloads import APPLICATION_ID, BOT, CHANNEL_ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,42 +76,6 @@ def running(latency_s: float = 0.05, *, refuse_token: bool = False) -> Iterator[
         process.join()
 
 
-def command_payload(number: int, name: str, **options: str) -> dict[str, Any]:
-    """The gateway's INTERACTION_CREATE for a slash command in a server; a name of two words is a subcommand's."""
-    root, _, subcommand = name.partition(" ")
-    filled: list[dict[str, Any]] = [
-        {"name": key, "type": 3, "value": value} for key, value in options.items()
-    ]
-    if subcommand:
-        filled = [{"name": subcommand, "type": 1, "options": filled}]
-    user = {"id": str(500 + number), "username": f"user{number}", "discriminator": "0", "avatar": None}
-    member = {
-        "user": user,
-        "roles": [],
-        "joined_at": "2026-01-01T00:00:00+00:00",
-        "permissions": "0",
-        "flags": 0,
-    }
-    return {
-        "id": str(10_000 + number),
-        "application_id": APPLICATION_ID,
-        "type": 2,
-        "token": f"token{number}",
-        "version": 1,
-        "guild_id": GUILD_ID,
-        "channel_id": CHANNEL_ID,
-        "channel": {"id": CHANNEL_ID, "type": 0, "guild_id": GUILD_ID, "name": "jokes", "position": 0},
-        "member": member | {"deaf": False, "mute": False},
-        "locale": "en-US",
-        "app_permissions": "0",
-        "entitlements": [],
-        "authorizing_integration_owners": {},
-        "context": 0,
-        "attachment_size_limit": 10 * 2**20,
-        "data": {"id": "900", "name": root, "type": 1, "options": filled},
-    }
-
-
 def _serve(pipe: Connection, latency_s: float, refuse_token: bool) -> None:
     asyncio.run(_Server(pipe, latency_s, refuse_token).serve())
 
@@ -131,7 +92,7 @@ class _Server:
 
     async def serve(self) -> None:
         app = web.Application()
-        app.router.add_get("/users/@me", self._answer(_BOT, self._me_status))
+        app.router.add_get("/users/@me", self._answer(BOT, self._me_status))
         about: dict[str, Any] = {
             "id": APPLICATION_ID,
             "name": "Punchline",
@@ -139,12 +100,15 @@ class _Server:
             "description": "",
             "bot_public": True,
         }
-        about |= {"bot_require_code_grant": False, "verify_key": "", "flags": 0, "team": None, "owner": _BOT}
+        about |= {"bot_require_code_grant": False, "verify_key": "", "flags": 0, "team": None, "owner": BOT}
         app.router.add_get("/oauth2/applications/@me", self._answer(about))
         app.router.add_put("/applications/{application}/commands", self._answer([]))
         app.router.add_post("/interactions/{id}/{token}/callback", self._callback)
         app.router.add_patch("/webhooks/{application}/{token}/messages/{message}", self._message)
         app.router.add_post("/webhooks/{application}/{token}", self._message)
+        app.router.add_patch("/channels/{channel}/messages/{message}", self._message)
+        app.router.add_post("/channels/{channel}/messages", self._message)
+        app.router.add_post("/channels/{channel}/typing", self._typing)
         app.router.add_get("/gateway", self._gateway)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -171,7 +135,7 @@ class _Server:
                 case 1:
                     await socket.send_json({"op": 11})
                 case 2:
-                    about = {"v": 10, "user": _BOT, "guilds": [], "session_id": "s", "shard": [0, 1]}
+                    about = {"v": 10, "user": BOT, "guilds": [], "session_id": "s", "shard": [0, 1]}
                     about |= {"resume_gateway_url": "", "application": {"id": APPLICATION_ID, "flags": 0}}
                     await socket.send_json({"op": 0, "s": 1, "t": "READY", "d": about})
                     self._sockets.append(socket)
@@ -185,31 +149,51 @@ class _Server:
         return handler
 
     async def _callback(self, request: web.Request) -> web.Response:
+        if (headers := self._counted(f"callback {request.match_info['token']}")) is None:
+            return self._refusal
         if content := ((await request.json()).get("data") or {}).get("content"):  # answered at once
             self._arrivals.append((time.monotonic(), request.match_info["token"], content))
         await asyncio.sleep(self._latency_s)
         about = {"id": request.match_info["id"], "type": 2, "response_message_loading": True}
         message = self._payload("")
         interaction = about | {"response_message_id": message["id"]}
-        return _json({"interaction": interaction, "resource": {"type": 5, "message": message}})
+        body = {"interaction": interaction, "resource": {"type": 5, "message": message}}
+        return _json(body, headers=headers)
 
     async def _message(self, request: web.Request) -> web.Response:
+        """A message or an edit, by an interaction's token or by the bot's own."""
+        where = request.match_info.get("token") or request.match_info["channel"]
         kind = "edit" if request.method == "PATCH" else "create"
-        headers, refused = self._buckets.take(f"{kind} {request.match_info['token']}", time.monotonic())
-        if refused:
-            body = {"message": "You are being rate limited.", "retry_after": refused, "global": False}
-            return _json(body, 429, headers)
-        content = await _content(request)
-        self._arrivals.append((time.monotonic(), request.match_info["token"], content))
+        if (headers := self._counted(f"{kind} {where}")) is None:
+            return self._refusal
+        message_id = request.match_info.get("message", "@original")
+        payload = self._payload(await _content(request), None if message_id == "@original" else message_id)
+        token = request.match_info.get("token") or f"message {payload['id']}"
+        self._arrivals.append((time.monotonic(), token, payload["content"]))
         await asyncio.sleep(self._latency_s)
-        return _json(self._payload(content), headers=headers)
+        return _json(payload, headers=headers)
 
-    def _payload(self, content: str) -> dict[str, Any]:
+    async def _typing(self, request: web.Request) -> web.Response:
+        if (headers := self._counted(f"typing {request.match_info['channel']}")) is None:
+            return self._refusal
+        await asyncio.sleep(self._latency_s)
+        return web.Response(status=204, headers=headers)
+
+    def _counted(self, bucket: str) -> dict[str, str] | None:
+        """Count a request; the headers of its answer, or None if it is refused."""
+        headers, refused_s = self._buckets.take(bucket, time.monotonic())
+        if not refused_s:
+            return headers
+        body = {"message": "You are being rate limited.", "retry_after": refused_s, "global": False}
+        self._refusal = _json(body, 429, headers)
+        return None
+
+    def _payload(self, content: str, message_id: str | None = None) -> dict[str, Any]:
         empty: dict[str, Any] = {"embeds": [], "attachments": [], "mentions": [], "mention_roles": []}
         return empty | {
-            "id": str(next(self._ids)),
+            "id": message_id or str(next(self._ids)),
             "channel_id": CHANNEL_ID,
-            "author": _BOT,
+            "author": BOT,
             "content": content,
             "timestamp": "2026-01-01T00:00:00+00:00",
             "edited_timestamp": None,
@@ -223,7 +207,10 @@ class _Server:
 
 
 class _Buckets:
-    """Discord's limits: 5 requests in 5 s for each bucket, 50 a second in all; told in headers as Discord does."""
+    """Discord's limits: 5 requests in 5 s for each bucket, 50 a second in all; told in headers as Discord does.
+
+    Discord leaves what is sent by an interaction's token out of the 50; here it counts, which is harder.
+    """
 
     def __init__(self) -> None:
         self.refused = 0

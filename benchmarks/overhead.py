@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import discord_standin
+from benchmarks import discord_payloads, discord_standin
 from bot.app import open_engine, open_services
 from bot.client import PunchlineBot
 from bot.inference.catalog import SamplingParams
@@ -105,7 +105,7 @@ class Asked:
 async def ask(bot: PunchlineBot, discord_side: discord_standin.StandIn, number: int) -> Asked:
     """Send one `/joke` through the whole bot and wait for its end."""
     started_s = time.monotonic()
-    payload = discord_standin.command_payload(number, "joke", topic="databases", model="smol")
+    payload = discord_payloads.command_payload(number, "joke", topic="databases", model="smol")
     bot._connection.parse_interaction_create(payload)  # type: ignore[arg-type]  # as the gateway would
     finished = await MeasuredReply.ended.get()
     return Asked(started_s, discord_side.arrivals(), finished)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import discord_standin
+from benchmarks import discord_payloads, discord_standin
 from bot.app import _serve, open_engine, open_services, read_catalog
 from bot.errors import BotError, CatalogError, SettingsError
 from bot.settings import Settings, load_settings
@@ -41,7 +41,7 @@ async def test_the_bot_logs_in_answers_a_command_and_leaves_on_sigterm(
         while "ready as" not in caplog.text:
             assert not serving.done(), serving.exception()
             await asyncio.sleep(0.05)
-        discord_side.dispatch(discord_standin.command_payload(1, "joke", topic="tea", model="smol"))
+        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
         content = await asyncio.wait_for(until_visible(discord_side, "tokens/s"), 60)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(serving, 10)
@@ -66,7 +66,7 @@ async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
         while "ready as" not in caplog.text:
             assert not serving.done(), serving.exception()
             await asyncio.sleep(0.05)
-        discord_side.dispatch(discord_standin.command_payload(1, "joke", topic="tea", model="smol"))
+        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
         while not [
             one for one in discord_side.arrivals() if one.content and not one.content.startswith("-#")
         ]:
@@ -74,7 +74,7 @@ async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
         os.kill(os.getpid(), signal.SIGTERM)
         while "stopping: 1 running" not in caplog.text:
             await asyncio.sleep(0.01)
-        discord_side.dispatch(discord_standin.command_payload(2, "joke", topic="coffee", model="smol"))
+        discord_side.dispatch(discord_payloads.command_payload(2, "joke", topic="coffee", model="smol"))
         await asyncio.wait_for(serving, 30)
         last = [one for one in discord_side.arrivals() if one.token == "token1"][-1]
     assert ends in last.content

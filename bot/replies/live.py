@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -98,6 +99,7 @@ class LiveReply:
         self._moved = False
         self._began_words = False
         self._next_edit_s = 0.0
+        self._last_sent_s: float | None = None
         self._failures = 0
 
     def stop(self, name: str) -> None:
@@ -120,7 +122,7 @@ class LiveReply:
         """
         self._generation = generation
         try:
-            await self._surface.acknowledge()
+            await self._acknowledge()
             if self._surface.message_ids:
                 await keep(self._surface.message_ids)
             while (wait_s := self._look(_now_s())) is not None:
@@ -136,6 +138,16 @@ class LiveReply:
         finally:
             self._leave_line()
         return generation.finished or generation.ending(FinishReason.CANCELLED)
+
+    async def _acknowledge(self) -> None:
+        """In turn, should very many have asked in the same second; Discord gives 3 s for it."""
+        if (bucket := self._surface.acknowledged_in) is not None:
+            self._claim = Claim(bucket, Worth.END, _now_s())
+            self._traffic.enter(self._claim)
+            while (wait_s := self._traffic.wait_s(self._claim, _now_s())) > 0:
+                await self._wait(asyncio.sleep(wait_s), reason="a turn to acknowledge")
+            async with self._taken():
+                await self._surface.acknowledge()
 
     def _look(self, now_s: float) -> float | None:
         """Seconds until something is to be done, 0 if a request is to be made now; None when all is said."""
@@ -199,14 +211,14 @@ class LiveReply:
         """Make the request that `_look` found due."""
         step = self._step
         assert step is not None and self._claim is not None  # noqa: S101
-        self._traffic.take(self._claim, _now_s())
-        self._claim = None
         self._began_words = self.shown.has_words
         known = len(self._surface.message_ids)
+        self._last_sent_s = _now_s()
         try:
-            await self._surface.show(
-                step.page, step.content, view_of(step.buttons, self._reply_id), step.file
-            )
+            async with self._taken():
+                await self._surface.show(
+                    step.page, step.content, view_of(step.buttons, self._reply_id), step.file
+                )
         except (discord.HTTPException, TimeoutError, OSError) as error:
             if isinstance(error, discord.HTTPException) and is_gone(error):
                 raise
@@ -233,16 +245,28 @@ class LiveReply:
         self._next_edit_s = _now_s() + self._interval_s
 
     def _in_line(self, step: _Step, worth: Worth, now_s: float) -> Claim:
-        """The claim for a step; one that stood in line already keeps its time."""
+        """The claim for a step. Its place is that of a reply nothing was sent for since the last time."""
         bucket = self._surface.bucket(step.page)
         if self._claim is not None and self._claim.bucket == bucket:
             self._claim.worth = worth
             return self._claim
-        since_s = now_s if self._claim is None else self._claim.since_s
         self._leave_line()
-        self._claim = Claim(bucket, worth, since_s, self._move_up)
+        if self._last_sent_s is None:
+            self._last_sent_s = now_s
+        self._claim = Claim(bucket, worth, self._last_sent_s, self._move_up)
         self._traffic.enter(self._claim)
         return self._claim
+
+    @asynccontextmanager
+    async def _taken(self) -> AsyncIterator[None]:
+        """Take the claim; the block makes the request."""
+        assert self._claim is not None  # noqa: S101
+        self._traffic.take(self._claim, _now_s())
+        self._claim = None
+        try:
+            yield
+        finally:
+            self._traffic.answered(_now_s())
 
     def _leave_line(self) -> None:
         if self._claim is not None:

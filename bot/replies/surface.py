@@ -27,6 +27,9 @@ class Surface(Protocol):
     """The messages of one reply."""
 
     message_ids: list[int]  # by page; what is not known yet is not there
+    acknowledged_in: (
+        Bucket | None
+    )  # what Discord counts an acknowledgement under; None if there is none to make
     ends_at_s: (
         float | None
     )  # when nothing can be shown here any more, by the event loop's clock; None for never
@@ -95,6 +98,7 @@ class ChannelSurface:
         channel: the same.
     """
 
+    acknowledged_in: Bucket | None = None
     ends_at_s: float | None = None
 
     def __init__(
@@ -149,6 +153,7 @@ class InteractionSurface:
 
     def __init__(self, interaction: discord.Interaction[Any]) -> None:
         self.message_ids: list[int] = []
+        self.acknowledged_in: Bucket | None = Bucket.of_acknowledgement(interaction.id)
         self._interaction = interaction
         ends_at_s = asyncio.get_running_loop().time() + TOKEN_LIFE_S - _MARGIN_S
         self._channel = _own_channel(interaction)
@@ -198,7 +203,8 @@ class InteractionSurface:
                 message = await interaction.edit_original_response(
                     content=content, view=view, allowed_mentions=_NOBODY
                 )
-                self.message_ids[:1] = [message.id]
+                if not self.message_ids:
+                    self.message_ids.append(message.id)
             elif page < len(self.message_ids):
                 await interaction.followup.edit_message(
                     self.message_ids[page], content=content, view=view, allowed_mentions=_NOBODY

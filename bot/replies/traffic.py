@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from bot.replies.budget import BUCKET_REQUESTS, BUCKET_WINDOW_S, Budget
+from bot.replies.limit import GlobalLimit
 
 EVERYWHERE_REQUESTS = (
-    40  # a second, of Discord's 50: acknowledgements and the cards of other commands need some too
+    45  # a second, of Discord's 50: the cards of other commands and the typing line need some too
 )
 _PATIENCE_S = 4.0  # who has waited longer may take what is kept for ends
 
@@ -38,6 +39,11 @@ class Bucket:
 
     name: str
     shared: bool = False
+
+    @classmethod
+    def of_acknowledgement(cls, interaction_id: int) -> Bucket:
+        """The first response to an interaction."""
+        return cls(f"acknowledgement {interaction_id}")
 
     @classmethod
     def of_interaction(cls, interaction_id: int) -> Bucket:
@@ -68,7 +74,7 @@ class Claim:
     Attributes:
         bucket: where.
         worth: what for.
-        since_s: since when.
+        since_s: since when whoever reads has seen nothing new.
         moved: called when somebody ahead has left the line, and the wait may be shorter.
     """
 
@@ -96,7 +102,7 @@ class Traffic:
     """The lines of all buckets, under the limit for the whole bot."""
 
     def __init__(self) -> None:
-        self._everywhere = Budget(EVERYWHERE_REQUESTS, 1.0)
+        self._everywhere = GlobalLimit(EVERYWHERE_REQUESTS)
         self._budgets: dict[Bucket, Budget] = {}
         self._claims: list[Claim] = []
 
@@ -115,10 +121,14 @@ class Traffic:
         return self._everywhere.wait_s(now_s, ahead=ready)
 
     def take(self, claim: Claim, now_s: float) -> None:
-        """The request is made now."""
+        """The request is made now; `answered` is to be called when it is over."""
         self._claims.remove(claim)
-        self._everywhere.spend(now_s)
+        self._everywhere.sent()
         self._budget(claim.bucket, now_s).spend(now_s)
+
+    def answered(self, now_s: float) -> None:
+        """A request that was made is over, whatever came of it."""
+        self._everywhere.answered(now_s)
 
     def leave(self, claim: Claim) -> None:
         """The request is not made after all; those behind hear of it."""

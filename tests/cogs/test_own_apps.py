@@ -14,7 +14,7 @@ from typing import Any
 import discord
 import pytest
 
-from benchmarks import discord_standin
+from benchmarks import discord_payloads, discord_standin
 from bot.app import open_services
 from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
@@ -38,12 +38,12 @@ def asker(payload: Payload) -> Payload:
 
 def server_channel(payload: Payload) -> Payload:
     """A channel of a server that has added the bot."""
-    return payload | {"authorizing_integration_owners": {"0": discord_standin.GUILD_ID}}
+    return payload | {"authorizing_integration_owners": {"0": discord_payloads.GUILD_ID}}
 
 
 def added_by_both(payload: Payload) -> Payload:
     """The same, for somebody who has the bot among their own apps too."""
-    owners = {"0": discord_standin.GUILD_ID, "1": asker(payload)["id"]}
+    owners = {"0": discord_payloads.GUILD_ID, "1": asker(payload)["id"]}
     return payload | {"authorizing_integration_owners": owners}
 
 
@@ -147,7 +147,7 @@ class Bot:
 
     async def reply(self, place: Place, command: str, words: str, *, rights: int = 0, **options: str) -> str:
         """Give a command at a place; the reply, once it has these words."""
-        payload = discord_standin.command_payload(next(_numbers), command, **options)
+        payload = discord_payloads.command_payload(next(_numbers), command, **options)
         payload["member"]["permissions"] = str(rights)
         self.bot._connection.parse_interaction_create(place(payload))  # type: ignore[arg-type]  # as the gateway would
         try:

@@ -29,6 +29,15 @@ def test_spread_out_requests_leave_a_place_soon_for_what_is_urgent() -> None:
     assert budget.wait_s(6.0, urgent=True) == 1.0
 
 
+def test_moments_of_lateness_do_not_add_up() -> None:
+    budget = Budget(spacing_s=1.0)
+    now_s = 100.0
+    for _ in range(40):
+        budget.spend(now_s)
+        now_s += budget.wait_s(now_s) + 0.02
+    assert now_s < 140.1
+
+
 def test_who_has_others_ahead_waits_until_they_have_been() -> None:
     budget = Budget(requests=2, window_s=5.0)
     assert [budget.wait_s(0.0, ahead=others) for others in range(5)] == [0.0, 0.0, 5.0, 5.0, 10.0]
