@@ -46,6 +46,20 @@ class StandIn:
         """Send an interaction through the gateway, to whoever is connected."""
         self._pipe.send(payload)
 
+    def hang(self) -> None:
+        """Answer no request any more that shows something."""
+        self._pipe.send("hang")
+        self._pipe.recv()
+
+    def drop(self) -> None:
+        """Drop the gateway's connections, as Discord does now and then; they may be resumed."""
+        self._pipe.send("drop")
+
+    def resumed(self) -> int:
+        """How many connections were resumed so far."""
+        self._pipe.send("resumed")
+        return int(self._pipe.recv())
+
     def refused(self) -> int:
         """How many requests were answered with 429 so far."""
         self._pipe.send("refused")
@@ -89,6 +103,9 @@ class _Server:
         self._arrivals: list[tuple[float, str, str]] = []
         self._ids = itertools.count(20_000)
         self._buckets = _Buckets()
+        self._resumed = 0
+        self._hangs = False
+        self._left = ""  # what was shown last
 
     async def serve(self) -> None:
         app = web.Application()
@@ -108,6 +125,7 @@ class _Server:
         app.router.add_post("/webhooks/{application}/{token}", self._message)
         app.router.add_patch("/channels/{channel}/messages/{message}", self._message)
         app.router.add_post("/channels/{channel}/messages", self._message)
+        app.router.add_get("/channels/{channel}/messages/{message}", self._read)
         app.router.add_post("/channels/{channel}/typing", self._typing)
         app.router.add_get("/gateway", self._gateway)
         runner = web.AppRunner(app, access_log=None)
@@ -119,6 +137,15 @@ class _Server:
         while asked := await asyncio.to_thread(self._pipe.recv):
             if asked == "refused":
                 self._pipe.send(self._buckets.refused)
+            elif asked == "resumed":
+                self._pipe.send(self._resumed)
+            elif asked == "hang":
+                self._hangs = True
+                self._pipe.send("hung")
+            elif asked == "drop":
+                for socket in self._sockets:
+                    await socket.close(code=4000)
+                self._sockets.clear()
             elif asked == "arrivals":
                 self._pipe.send(self._arrivals)
                 self._arrivals = []
@@ -136,8 +163,13 @@ class _Server:
                     await socket.send_json({"op": 11})
                 case 2:
                     about = {"v": 10, "user": BOT, "guilds": [], "session_id": "s", "shard": [0, 1]}
-                    about |= {"resume_gateway_url": "", "application": {"id": APPLICATION_ID, "flags": 0}}
+                    about |= {"resume_gateway_url": f"ws://{request.host}/gateway"}
+                    about |= {"application": {"id": APPLICATION_ID, "flags": 0}}
                     await socket.send_json({"op": 0, "s": 1, "t": "READY", "d": about})
+                    self._sockets.append(socket)
+                case 6:
+                    await socket.send_json({"op": 0, "s": 2, "t": "RESUMED", "d": {}})
+                    self._resumed += 1
                     self._sockets.append(socket)
         return socket
 
@@ -168,10 +200,18 @@ class _Server:
             return self._refusal
         message_id = request.match_info.get("message", "@original")
         payload = self._payload(await _content(request), None if message_id == "@original" else message_id)
+        if self._hangs:
+            await asyncio.sleep(3_600)
         token = request.match_info.get("token") or f"message {payload['id']}"
+        self._left = payload["content"]
         self._arrivals.append((time.monotonic(), token, payload["content"]))
         await asyncio.sleep(self._latency_s)
         return _json(payload, headers=headers)
+
+    async def _read(self, request: web.Request) -> web.Response:
+        """A message as it was left."""
+        await asyncio.sleep(self._latency_s)
+        return _json(self._payload(self._left, request.match_info["message"]))
 
     async def _typing(self, request: web.Request) -> web.Response:
         if (headers := self._counted(f"typing {request.match_info['channel']}")) is None:

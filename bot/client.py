@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -12,6 +13,7 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
+from bot.interruptions import mark_interrupted
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
 from bot.services import Services
@@ -52,6 +54,7 @@ class PunchlineBot(commands.Bot):
         self.services = services
         self._data_dir = data_dir
         self._force_sync = force_sync
+        self._marking: asyncio.Task[None] | None = None
 
     async def setup_hook(self) -> None:
         """Load the cogs, and register the commands if they changed."""
@@ -61,6 +64,15 @@ class PunchlineBot(commands.Bot):
         translator = FileTranslator(self.tree)
         await self.tree.set_translator(translator)
         await self._sync_if_changed(translator)
+        # Read before the first command can come, so that none of this start's own replies is among them.
+        left = await self.services.archive.unfinished()
+        self._marking = asyncio.create_task(mark_interrupted(self, self.services.archive, left))
+
+    async def close(self) -> None:
+        """Leave Discord."""
+        if self._marking is not None:
+            self._marking.cancel()
+        await super().close()
 
     async def on_message(self, message: discord.Message, /) -> None:
         """Commands come as interactions, so none are looked for in messages; `cogs.mentions` listens for questions."""

@@ -10,7 +10,7 @@ import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
-from bot.replies.surface import ChannelSurface
+from bot.replies.surface import TROUBLE, ChannelSurface
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ async def tell(interaction: discord.Interaction[Any], error: BaseException) -> N
             await interaction.edit_original_response(content=sentence, view=None, allowed_mentions=nobody)
         else:
             await interaction.response.send_message(sentence, ephemeral=True, allowed_mentions=nobody)
-    except discord.HTTPException as failed:
-        log.warning("could not tell a person what went wrong (%s)", failed.status)
+    except TROUBLE as failed:
+        log.warning("could not tell a person what went wrong (%s)", type(failed).__name__)
 
 
 async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None:
@@ -36,7 +36,7 @@ async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None
         return
     try:
         await surface.show(0, sentence, None)
-    except (discord.HTTPException, TimeoutError) as failed:
+    except TROUBLE as failed:
         log.warning("could not tell a person what went wrong (%s)", type(failed).__name__)
 
 

@@ -22,7 +22,7 @@ from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
 from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
 from bot.replies.shown import Shown
-from bot.replies.surface import Surface
+from bot.replies.surface import TROUBLE, Surface
 from bot.replies.traffic import Claim, Traffic, Worth
 
 log = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class LiveReply:
                 await self._surface.show(
                     step.page, step.content, view_of(step.buttons, self._reply_id), step.file
                 )
-        except (discord.HTTPException, TimeoutError, OSError) as error:
+        except TROUBLE as error:
             if isinstance(error, discord.HTTPException) and is_gone(error):
                 raise
             self._failed(generation, error)

@@ -8,12 +8,10 @@ from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued,
 from bot.replies.harmless import without_controls
 from bot.replies.markdown import read
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, units
-from bot.replies.status import ending_lines, loading_line, queued_line
+from bot.replies.status import REST_FOLLOWS, THINKING, ending_lines, loading_line, queued_line
 from bot.replies.think import ThinkFilter
 
 PAGES_SHOWN = 5  # a model that loops must not fill the channel: what comes behind is a file
-_THINKING = "-# 💭 thinking…"
-_REST_FOLLOWS = "-# 📄 the rest comes as a file"
 _SILENCE = "*(The model had nothing to say.)*"
 _ONLY_THOUGHT = "*(The model thought about it, and said nothing.)*"
 
@@ -61,7 +59,7 @@ class Shown:
             case TextDelta(text, _):
                 self.text += text
                 self._splitter.feed(self._think.feed(without_controls(text)))
-                self._status = _THINKING if self._think.thinking else "" if self.has_words else self._status
+                self._status = THINKING if self._think.thinking else "" if self.has_words else self._status
             case Finished():
                 self._splitter.feed(self._think.flush())
                 self.finished = event
@@ -89,7 +87,7 @@ class Shown:
         pages = [page.content for page in self._splitter.pages]
         note = self._status
         if len(pages) > PAGES_SHOWN:
-            pages, note = pages[:PAGES_SHOWN], _REST_FOLLOWS
+            pages, note = pages[:PAGES_SHOWN], REST_FOLLOWS
         return Contents(_with_note(pages, note))
 
     def end(

@@ -5,17 +5,22 @@ from __future__ import annotations
 from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
 
+THINKING = "-# 💭 thinking…"
+REST_FOLLOWS = "-# 📄 the rest comes as a file"
+_WAITING = "-# ⏳ "
+_DOING = (THINKING, REST_FOLLOWS, _WAITING)
+
 
 def queued_line(position: int, eta_s: float | None) -> str:
     """What somebody who waits reads."""
     about = f" · about {spoken_eta(eta_s)}" if eta_s is not None else ""
     ahead = "You are next" if position == 1 else f"{position - 1} ahead of you"
-    return f"-# ⏳ {ahead}{about}"
+    return f"{_WAITING}{ahead}{about}"
 
 
 def loading_line(loading: Loading) -> str:
     """What somebody reads whose model is not in memory yet."""
-    parts = [f"-# ⏳ {loading.step.capitalize()} {loading.model}"]
+    parts = [f"{_WAITING}{loading.step.capitalize()} {loading.model}"]
     if loading.fraction is not None and loading.fraction < 1:
         parts.append(f"{loading.fraction:.0%}")
     if loading.eta_s is not None:
@@ -26,6 +31,13 @@ def loading_line(loading: Loading) -> str:
 def spoken_eta(seconds: float) -> str:
     """A wait for people: "9 s", "12 min"."""
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+def interrupted_text(content: str, model: str) -> str:
+    """What a message says for good that a crash interrupted: its words, without what was being done, and that."""
+    *before, last = content.split("\n")
+    words = "\n".join(before) if last.startswith(_DOING) else content
+    return f"{words}\n-# ⚡ interrupted by a restart · {model}".strip()
 
 
 def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, reference: str = "") -> str:

@@ -11,6 +11,7 @@ import io
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import aiohttp
 import discord
 
 from bot.replies.traffic import Bucket
@@ -19,6 +20,8 @@ CALL_TIMEOUT_S = 30.0  # discord.py waits out rate limits inside a call; past th
 TOKEN_LIFE_S = 15 * 60.0  # of an interaction's token, Discord API v10
 _MARGIN_S = 60.0
 _DEAD_TOKEN = (50027, 10015)  # Invalid Webhook Token, Unknown Webhook
+
+TROUBLE = (discord.HTTPException, aiohttp.ClientError, TimeoutError, OSError)  # what a call may raise
 
 _NOBODY = discord.AllowedMentions.none()
 
@@ -138,6 +141,16 @@ class ChannelSurface:
             files = _attached(file, self._filesize_limit)
             sent = await self.channel.send(content, files=files, allowed_mentions=_NOBODY, **more)
             self.message_ids.append(sent.id)
+
+    async def read(self, page: int) -> str:
+        """What a page says in Discord now.
+
+        Raises:
+            discord.HTTPException: it is gone, or may not be read.
+            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
+        """
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            return (await self.channel.fetch_message(self.message_ids[page])).content
 
 
 class InteractionSurface:

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import discord
 
 from bot.replies.live import Wait, just_wait
-from bot.replies.surface import CALL_TIMEOUT_S
+from bot.replies.surface import CALL_TIMEOUT_S, TROUBLE
 
 PERIOD_S = 8.0
 
@@ -50,5 +50,5 @@ class TypingSigns:
                 async with asyncio.timeout(CALL_TIMEOUT_S):
                     await channel.typing()
                 await self._wait(asyncio.sleep(PERIOD_S), reason="the next call for the typing line")
-        except (discord.HTTPException, TimeoutError, OSError):
+        except TROUBLE:
             return  # nobody misses it
