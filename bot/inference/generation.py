@@ -20,6 +20,8 @@ class Generation:
     Attributes:
         overtaken: how many later arrivals were begun before it, those apart that were begun while its own model
             was being fetched or loaded.
+        begun_s: when it had its turn, by the queue's clock; None while it waits.
+        usage: the numbers so far.
     """
 
     def __init__(
@@ -32,11 +34,12 @@ class Generation:
         self.request = request
         self.finished: Finished | None = None
         self.overtaken = 0
+        self.begun_s: float | None = None
+        self.usage = Usage()
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._on_cancel = on_cancel
         self._on_leave = on_leave
-        self._usage = Usage()
         self._drained = False
 
     async def __aenter__(self) -> Self:
@@ -78,7 +81,7 @@ class Generation:
         if self.finished is not None:
             return
         if isinstance(event, TextDelta):
-            self._usage = event.usage
+            self.usage = event.usage
         if isinstance(event, Finished):
             self.finished = event
         self._events.put_nowait(event)
@@ -86,7 +89,7 @@ class Generation:
 
     def ending(self, reason: FinishReason, error: BotError | None = None) -> Finished:
         """An end that does not come from the engine, with the numbers so far; for the queue."""
-        return Finished(reason, self._usage, error)
+        return Finished(reason, self.usage, error)
 
     def _taken(self, event: Event) -> Event:
         self._drained = isinstance(event, Finished)
