@@ -21,13 +21,14 @@ from typing import Self
 from bot.errors import BotError, GenerationTimeout, QueueFull, QueueTimeout, ShuttingDown, Unexpected
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Engine, Event, Finished, FinishReason, GenerationRequest, Loading, Queued
+from bot.inference.estimate import Estimates, Told, spoken
 from bot.inference.generation import Generation
 from bot.inference.preparations import Preparations
 from bot.inference.schedule import OVERTAKING_LIMIT, next_to_start
 
 log = logging.getLogger(__name__)
 
-_LOADING = 0
+_LOADING = Told(0, None, 0.0)
 STOP_GRACE_S = 10.0  # how long closing waits for models to stop before it leaves them
 _RESTARTING = "The bot is restarting; please ask again in a minute."
 
@@ -43,6 +44,7 @@ class InferenceQueue:
         load_timeout_s: the longest anybody waits for a model to be fetched and loaded.
         generation_timeout_s: the longest an answer may take once the model is there.
         overtaking_limit: how many later arrivals may go first because their model is in memory.
+        estimates: how long what is waited for takes; None to learn it from nothing.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class InferenceQueue:
         load_timeout_s: float = 1_800.0,
         generation_timeout_s: float = 180.0,
         overtaking_limit: int = OVERTAKING_LIMIT,
+        estimates: Estimates | None = None,
     ) -> None:
         self._engine = engine
         self._slots = slots
@@ -66,10 +69,10 @@ class InferenceQueue:
         self._waiting: list[Generation] = []
         self._running: dict[Generation, asyncio.Task[Finished]] = {}
         self._timers: dict[Generation, asyncio.TimerHandle] = {}
-        self._told: dict[Generation, int] = {}  # the position that each who waits knows of, or _LOADING
+        self._estimates = estimates or Estimates()
+        self._told: dict[Generation, Told] = {}  # what each who waits knows, or _LOADING
         self._followed: set[Generation] = set()  # whose readers have not left yet
         self._emptied = asyncio.Event()
-        self._mean_run_s: float | None = None
         self._closing = False
 
     async def __aenter__(self) -> Self:
@@ -78,7 +81,7 @@ class InferenceQueue:
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
         self._preparations = Preparations(
-            self._engine, told=self._tell_loading, failed=self._fail, changed=self._advance
+            self._engine, self._estimates, told=self._loading, failed=self._fail, changed=self._advance
         )
         return self
 
@@ -178,7 +181,7 @@ class InferenceQueue:
 
     async def _run(self, generation: Generation) -> Finished:
         """Have the engine answer; returns how it ended, when the engine has let go."""
-        started_s = self._loop.time()
+        generation.begun_s = self._estimates.clock()
         ending: Finished | None = None
         try:
             async with aclosing(self._engine.generate(generation.request)) as events:
@@ -191,7 +194,7 @@ class InferenceQueue:
                     generation.put(event)
             if ending is None:
                 raise RuntimeError("the engine ended without saying why")
-            self._measured(self._loop.time() - started_s)
+            self._estimates.answered(generation.request.model, ending)
         except BotError as error:
             ending = generation.ending(FinishReason.ERROR, error)
         except Exception:
@@ -233,18 +236,16 @@ class InferenceQueue:
             self._advance()
 
     def _queue_expired(self, generation: Generation) -> None:
-        text = f"Your turn did not come within {_spoken(self._queue_timeout_s)}. Please try again later."
+        text = f"Your turn did not come within {spoken(self._queue_timeout_s)}. Please try again later."
         self._end(generation, FinishReason.ERROR, QueueTimeout(text))
 
     def _load_expired(self, generation: Generation) -> None:
         alias = generation.request.model.alias
-        text = (
-            f"{alias} could not be loaded within {_spoken(self._load_timeout_s)}. Please try another model."
-        )
+        text = f"{alias} could not be loaded within {spoken(self._load_timeout_s)}. Please try another model."
         self._end(generation, FinishReason.ERROR, GenerationTimeout(text))
 
     def _generation_expired(self, generation: Generation) -> None:
-        text = f"The answer was not finished within {_spoken(self._generation_timeout_s)}."
+        text = f"The answer was not finished within {spoken(self._generation_timeout_s)}."
         self._end(generation, FinishReason.ERROR, GenerationTimeout(text))
 
     def _restart_timer(self, generation: Generation, event: Event) -> None:
@@ -265,8 +266,10 @@ class InferenceQueue:
         if timer := self._timers.pop(generation, None):
             timer.cancel()
 
-    def _measured(self, run_s: float) -> None:
-        self._mean_run_s = run_s if self._mean_run_s is None else 0.8 * self._mean_run_s + 0.2 * run_s
+    def _loading(self, model: ModelSpec, event: Loading) -> None:
+        """A model is further on its way: who waits for it hears that, and who is behind them what follows."""
+        self._tell_loading(model, event)
+        self._tell_all()
 
     def _tell_loading(self, model: ModelSpec, event: Loading) -> None:
         """All who wait for a model hear how far it is; they have the time of a load for that."""
@@ -278,19 +281,18 @@ class InferenceQueue:
                 generation.put(event)
 
     def _tell_all(self) -> None:
-        """Everybody hears what is new to them: a position, or that their model is on its way."""
-        for position, generation in enumerate(self._waiting, start=1):
+        """Everybody hears what is new to them: a position, another wait, or that their model is on its way."""
+        waits_s = self._estimates.waits_s(
+            self._running, self._waiting, self._slots, self._preparations.arrival, self._overtaking_limit
+        )
+        for position, (generation, eta_s) in enumerate(zip(self._waiting, waits_s, strict=True), start=1):
             knows = self._told.get(generation)
+            now = Told(position, eta_s, self._estimates.clock())
             if progress := self._preparations.progress(generation.request.model):
                 if knows != _LOADING:
                     self._tell_loading(generation.request.model, progress)
-            elif knows != position:
+            elif knows is None or knows.outdated_by(now):
                 if knows == _LOADING:  # its model is there: from now on it waits for its turn
                     self._set_timer(generation, self._queue_timeout_s, self._queue_expired)
-                self._told[generation] = position
-                eta_s = None if self._mean_run_s is None else position * self._mean_run_s / self._slots
+                self._told[generation] = now
                 generation.put(Queued(position, eta_s))
-
-
-def _spoken(seconds: float) -> str:
-    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from bot.inference.engine import (
     TextDelta,
     Usage,
 )
+from bot.inference.estimate import Estimates
 from bot.inference.generation import Generation
 from bot.inference.queue import InferenceQueue
 from bot.inference.scripted import ScriptedEngine
@@ -46,6 +48,9 @@ class Crowded(ScriptedEngine):
         journal: what was fetched, loaded, unloaded and answered, in order.
         trouble: what fetching ("fetch x") or loading ("load x") raises.
         gates: what fetching, loading or answering ("answer") waits for.
+        load_eta_s: what a load says that it will still take.
+        reports: takes what fetching or loading says later.
+        usage: the numbers of every answer.
     """
 
     fits: int = 2
@@ -54,6 +59,9 @@ class Crowded(ScriptedEngine):
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     resident: list[ModelSpec] = field(default_factory=list)
     in_use: list[ModelSpec] = field(default_factory=list)
+    load_eta_s: float | None = 9.0
+    reports: dict[str, Report] = field(default_factory=dict)
+    usage: Usage = Usage(8, 1)  # noqa: RUF009  it is frozen
 
     def ready(self, model: ModelSpec) -> bool:
         return model in self.resident
@@ -75,11 +83,12 @@ class Crowded(ScriptedEngine):
             self.journal.append(f"unload {model.alias}")
 
     async def load(self, model: ModelSpec, report: Report) -> None:
-        await self._do(f"load {model.alias}", Loading(model.alias, 0.62, 9.0), report)
+        await self._do(f"load {model.alias}", Loading(model.alias, 0.62, self.load_eta_s), report)
         self.resident.append(model)
 
     async def _do(self, what: str, progress: Loading, report: Report) -> None:
         self.journal.append(what)
+        self.reports[what] = report
         report(progress)
         try:
             await self.gates.get(what, _OPEN).wait()
@@ -95,8 +104,8 @@ class Crowded(ScriptedEngine):
         self.in_use.append(request.model)
         try:
             await self.gates.get("answer", _OPEN).wait()
-            yield TextDelta("Ha.", Usage(8, 1))
-            yield Finished(FinishReason.STOP, Usage(8, 1))
+            yield TextDelta("Ha.", self.usage)
+            yield Finished(FinishReason.STOP, self.usage)
         finally:
             self.in_use.remove(request.model)
 
@@ -280,6 +289,98 @@ async def test_closing_ends_loads_and_tells_those_who_wait_for_them() -> None:
         await settled()
     assert "restarting" in str(ending(await read(generation)).error)
     assert engine.journal[-1] == "gave up load gemma"
+
+
+class Clock:
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def slow(**options: Any) -> Crowded:
+    """A model answers in 11 s, and a load does not know its own speed."""
+    return Crowded(usage=Usage(8, 21, 1.0, 11.0), load_eta_s=None, **options)
+
+
+async def loaded_once(
+    queue: InferenceQueue, engine: Crowded, clock: Clock, alias: str, took_s: float
+) -> None:
+    """Have a model loaded, which takes `took_s`, and answer."""
+    gate = engine.gates[f"load {alias}"] = asyncio.Event()
+    generation = queue.submit(request(alias))
+    await settled()
+    clock.now_s += took_s
+    gate.set()
+    await read(generation)
+    await settled()
+
+
+async def test_a_load_of_which_the_speed_is_not_known_yet_is_announced_with_the_time_it_took_before() -> None:
+    engine, clock = slow(fits=1), Clock()
+    async with InferenceQueue(engine, estimates=Estimates(clock)) as queue:
+        await loaded_once(queue, engine, clock, "gemma", 40.0)
+        await loaded_once(queue, engine, clock, "phi", 10.0)  # takes gemma's place
+        engine.gates["load gemma"] = asyncio.Event()
+        second = queue.submit(request("gemma"))
+        await settled()
+        assert heard(second)[-1] == Loading("gemma", 0.62, 40.0)
+        clock.now_s += 15
+        third = queue.submit(request("gemma"))
+        assert heard(third) == [Loading("gemma", 0.62, 25.0)]
+        engine.reports["load gemma"](Loading("gemma", 0.8, 3.0))  # it knows better now
+        assert heard(third) == [Loading("gemma", 0.8, 3.0)]
+
+
+async def test_a_model_that_somebody_else_has_loaded_meanwhile_says_nothing_about_loads() -> None:
+    class Shared(Crowded):
+        async def load(self, model: ModelSpec, report: Report) -> None:
+            self.resident.append(model)
+
+    estimates = Estimates(Clock())
+    async with InferenceQueue(Shared(), estimates=estimates) as queue:
+        await read(queue.submit(request("gemma")))
+    assert estimates.load_s(spec_of("gemma")) is None
+
+
+async def test_who_waits_for_room_hears_what_the_answer_before_and_the_load_will_take() -> None:
+    engine, clock = slow(fits=1), Clock()
+    async with InferenceQueue(engine, estimates=Estimates(clock)) as queue:
+        await loaded_once(queue, engine, clock, "phi", 30.0)
+        await loaded_once(queue, engine, clock, "gemma", 40.0)
+        engine.gates["answer"] = asyncio.Event()
+        queue.submit(request("gemma"))
+        await settled()
+        waiting = queue.submit(request("phi"))
+        await settled()
+        assert heard(waiting)[-1] == Queued(1, 11.0 + 30.0)
+        passing = queue.submit(request("gemma"))  # its model is there: it goes first, and phi hears of it
+        assert heard(passing) == [Queued(2, 11.0)]
+        assert heard(waiting) == [Queued(1, 11.0 + 11.0 + 30.0)]
+
+
+async def test_behind_a_download_no_time_is_promised_until_it_has_a_speed_and_then_it_follows_that() -> None:
+    engine, clock = slow(fits=1), Clock()
+    async with InferenceQueue(engine, estimates=Estimates(clock)) as queue:
+        await loaded_once(queue, engine, clock, "phi", 30.0)
+        await loaded_once(queue, engine, clock, "gemma", 30.0)
+        engine.gates |= {"answer": asyncio.Event(), "fetch llama": asyncio.Event()}
+        queue.submit(request("gemma"))
+        queue.submit(request("llama"))
+        await settled()
+        download = engine.reports["fetch llama"]
+        download(Loading("llama", 0.0, None, LoadStep.DOWNLOADING))
+        behind = queue.submit(request("phi"))
+        await settled()
+        assert heard(behind)[-1] == Queued(2, None)
+        download(Loading("llama", 0.1, 100.0, LoadStep.DOWNLOADING))
+        # The download and llama's load, which may take as long as the others', its answer, and phi's own load.
+        assert heard(behind) == [Queued(2, 100.0 + 30.0 + 11.0 + 30.0)]
+        clock.now_s += 10
+        download(Loading("llama", 0.2, 90.0, LoadStep.DOWNLOADING))
+        assert heard(behind) == []  # as it was said
+        download(Loading("llama", 0.3, 300.0, LoadStep.DOWNLOADING))
+        assert heard(behind) == [Queued(2, 300.0 + 30.0 + 11.0 + 30.0)]
 
 
 @settings(max_examples=400, deadline=None)

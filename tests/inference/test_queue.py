@@ -32,6 +32,7 @@ from bot.inference.engine import (
     TextDelta,
     Usage,
 )
+from bot.inference.estimate import LEAST_S, Estimates
 from bot.inference.generation import Generation
 from bot.inference.queue import InferenceQueue
 from bot.inference.scripted import ScriptedEngine
@@ -83,16 +84,80 @@ async def test_one_runs_and_the_others_know_their_position_as_it_changes() -> No
     assert len(engine.started) == 3
 
 
+class Clock:
+    now_s = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+TWENTY_SECONDS = ("word ",) * 400  # a scripted token takes 0.05 s
+
+
+def told(generation: Generation) -> list[tuple[int, float | None]]:
+    """The positions and waits that somebody was told and has not read yet."""
+    events = []
+    while (event := generation.next_nowait()) is not None:
+        assert isinstance(event, Queued)
+        events.append((event.position, None if event.eta_s is None else round(event.eta_s, 3)))
+    return events
+
+
 async def test_the_wait_is_estimated_once_something_was_measured() -> None:
-    gate = asyncio.Event()
-    async with InferenceQueue(ScriptedEngine()) as queue:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=TWENTY_SECONDS)
+    async with InferenceQueue(engine, estimates=Estimates(Clock())) as queue:
+        before = queue.submit(REQUEST), queue.submit(REQUEST)
+        assert told(before[1]) == [(1, None)]
+        for one in before:
+            await read(one)
+        engine.script = (forever.wait,)
+        _, second, third = (queue.submit(REQUEST) for _ in range(3))
+        assert told(second) == [(1, 20.0)]
+        assert told(third) == [(2, 40.0)]
+
+
+async def test_a_wait_that_shrinks_as_it_was_said_to_is_not_told_again() -> None:
+    clock, forever = Clock(), asyncio.Event()
+    engine = ScriptedEngine(script=TWENTY_SECONDS)
+    async with InferenceQueue(engine, estimates=Estimates(clock)) as queue:
         await read(queue.submit(REQUEST))
-        queue._engine = ScriptedEngine(script=(gate.wait,))
-        _running, waiting = queue.submit(REQUEST), queue.submit(REQUEST)
-        told = waiting.next_nowait()
-    assert isinstance(told, Queued)
-    assert told.eta_s is not None
-    assert told.eta_s >= 0
+        engine.script = (forever.wait,)
+        _, waiting = queue.submit(REQUEST), queue.submit(REQUEST)
+        await settled()
+        assert told(waiting) == [(1, 20.0)]
+        clock.now_s += 12
+        behind = queue.submit(REQUEST)
+        assert told(waiting) == []
+        assert told(behind) == [(2, 28.0)]
+
+
+async def test_who_waits_hears_of_it_when_the_answer_before_is_done_much_sooner_than_was_said() -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    engine = ScriptedEngine(script=TWENTY_SECONDS)
+    async with InferenceQueue(engine, estimates=Estimates(Clock())) as queue:
+        await read(queue.submit(REQUEST))
+        engine.script = (gate.wait, *TWENTY_SECONDS[:300], forever.wait)
+        _, waiting = queue.submit(REQUEST), queue.submit(REQUEST)
+        gate.set()
+        await settled()
+        assert told(waiting) == [(1, 20.0)]
+        queue.submit(REQUEST).cancel()  # an event; nothing polls
+        assert told(waiting) == [(1, 5.0)]
+
+
+async def test_an_answer_that_should_have_ended_by_now_makes_no_new_promises() -> None:
+    clock, forever = Clock(), asyncio.Event()
+    engine = ScriptedEngine(script=TWENTY_SECONDS)
+    async with InferenceQueue(engine, estimates=Estimates(clock)) as queue:
+        await read(queue.submit(REQUEST))
+        engine.script = (forever.wait,)
+        _, waiting = queue.submit(REQUEST), queue.submit(REQUEST)
+        await settled()
+        clock.now_s += 100
+        behind = queue.submit(REQUEST)
+        assert told(waiting) == [(1, 20.0)]
+        assert told(behind) == [(2, 20.0 + LEAST_S)]
 
 
 async def test_a_full_queue_refuses_at_once_and_takes_the_next_when_a_place_is_free() -> None:
