@@ -39,6 +39,11 @@ def understood(module: torch.nn.Module) -> bool:
     )
 
 
+def becomes_nf4(module: torch.nn.Module, name: str) -> bool:
+    """Whether the parameter `name` of a module is fused weights that are quantized here."""
+    return name in _WEIGHTS and understood(module)
+
+
 @contextmanager
 def experts_quantized() -> Iterator[None]:
     """While the block runs, transformers' 4-bit quantizer takes experts too. It is the whole process's."""
@@ -103,10 +108,10 @@ def _quantizer_class() -> type[Any]:
         def holds_experts(self, model: Any, name: str) -> bool:
             path, _, last = name.rpartition(".")
             if last not in _WEIGHTS:
-                return False
+                return False  # most weights, without looking for their module
             # Once quantized its weights are empty, and it is still one of them.
             if path not in self._known:
-                self._known[path] = understood(model.get_submodule(path))
+                self._known[path] = becomes_nf4(model.get_submodule(path), last)
             return self._known[path]
 
         def param_needs_quantization(self, model: Any, param_name: str, **options: Any) -> bool:

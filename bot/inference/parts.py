@@ -7,7 +7,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bot.inference.experts import becomes_nf4
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,8 +77,8 @@ class _Tensor:
 def take_apart(model: PreTrainedModel, *, nf4: bool) -> tuple[Part, ...]:
     """The parts of a model that was built on the meta device; what is tied counts once.
 
-    With `nf4`, storage is what bitsandbytes' NF4 makes of it: linear layers and the fused weights of experts
-    are quantized; embeddings, norms, the output head and whatever the architecture excludes are not.
+    With `nf4`, storage is what the loader makes of it: linear layers and those experts that `experts.py`
+    understands are quantized; embeddings, norms, the output head and whatever the architecture excludes are not.
     """
     tensors = list(_tensors(model, nf4=nf4))
     parts = []
@@ -137,24 +139,19 @@ def _tensors(model: PreTrainedModel, *, nf4: bool) -> Iterator[_Tensor]:
         kind = _kind(model, path, module)
         if any(word in name.split(".") for word in strict):
             storage = "float32"
-        elif nf4 and _is_quantized(module, own_name, parameter) and should_convert_module(path, excluded):
+        elif nf4 and _is_quantized(module, own_name) and should_convert_module(path, excluded):
             storage = "NF4"
         else:
             storage = "bfloat16"
         yield _Tensor(kind, path, tuple(parameter.shape), storage)
 
 
-def _is_quantized(module: nn.Module, own_name: str, parameter: Any) -> bool:
+def _is_quantized(module: nn.Module, own_name: str) -> bool:
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
     linear = type(module) is nn.Linear or isinstance(module, Conv1D)
-    return (linear and own_name == "weight") or _fused_experts(own_name, parameter)
-
-
-def _fused_experts(own_name: str, parameter: Any) -> bool:
-    """transformers 5 keeps the experts of a layer in one parameter of three dimensions."""
-    return parameter.dim() == 3 and not own_name.endswith("bias")
+    return (linear and own_name == "weight") or becomes_nf4(module, own_name)
 
 
 def _kind(model: PreTrainedModel, path: str, module: nn.Module) -> Kind:

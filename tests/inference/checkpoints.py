@@ -10,6 +10,8 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    GptOssConfig,
+    Llama4TextConfig,
     LlamaConfig,
     MixtralConfig,
     Phi3Config,
@@ -50,6 +52,13 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "qwen3": lambda: Qwen3Config(**_COMMON, head_dim=64, tie_word_embeddings=True),
     "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=4, num_experts_per_tok=2),
 }
+# Not in the catalogue, but an operator may have one: their fused experts are not understood, and stay bfloat16.
+NOT_UNDERSTOOD: dict[str, Callable[[], PretrainedConfig]] = {
+    "gpt-oss": lambda: GptOssConfig(**_COMMON, head_dim=64, num_local_experts=4, num_experts_per_tok=2),
+    "llama-4": lambda: Llama4TextConfig(
+        **_COMMON, intermediate_size_mlp=512, head_dim=64, num_local_experts=4, num_experts_per_tok=1
+    ),
+}
 _TEMPLATES = {
     "llama": tiny.LLAMA_3,
     "phi": tiny.PHI_3_EARLY,
@@ -63,9 +72,9 @@ _TEMPLATES = {
 def save_checkpoint(alias: str, folder: Path, *, context_tokens: int = 512, **options: Any) -> Path:
     """Make one; `options` go to `save_pretrained`, `max_shard_size` for one."""
     torch.manual_seed(0)
-    config: Any = CONFIGS[alias]()
+    config: Any = (CONFIGS | NOT_UNDERSTOOD)[alias]()
     config.max_position_embeddings = context_tokens
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder, **options)
-    tiny.byte_level(chat_template=_TEMPLATES[alias]).save_pretrained(folder)
+    tiny.byte_level(chat_template=_TEMPLATES.get(alias, tiny.CHATML)).save_pretrained(folder)
     return folder

@@ -24,7 +24,7 @@ from bot.inference.embedded import checkpoint_path
 from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.parts import NF4_BITS, Kind
 from tests.conftest import CACHE_DIR
-from tests.inference.checkpoints import CONFIGS, VOCABULARY, save_checkpoint
+from tests.inference.checkpoints import CONFIGS, NOT_UNDERSTOOD, VOCABULARY, save_checkpoint
 
 ALIASES = tuple(CONFIGS)
 
@@ -101,6 +101,14 @@ def test_the_weights_take_what_the_loaded_model_takes(folders: dict[str, Path], 
 def test_the_weights_of_an_unquantized_model_do_too(folders: dict[str, Path], alias: str) -> None:
     expected = look(folders[alias], quantization="none").weights_bytes
     assert real_bytes(load(folders[alias], quantization="none").model) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("alias", NOT_UNDERSTOOD)
+def test_experts_that_the_loader_leaves_as_they_are_count_in_full(tmp_path: Path, alias: str) -> None:
+    folder = save_checkpoint(alias, tmp_path / alias)
+    anatomy = look(folder)
+    assert real_bytes(load(folder).model) == pytest.approx(anatomy.weights_bytes, rel=0.02)
+    assert [part.storage for part in anatomy.parts if part.kind is Kind.EXPERTS] == ["bfloat16"]
 
 
 @pytest.mark.model
