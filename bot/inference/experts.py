@@ -103,6 +103,7 @@ def _quantizer_class() -> type[Any]:
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
             self.packed: dict[str, list[Any]] = {}  # the experts of each fused parameter, quantized
+            self.broken: list[str] = []  # fused parameters of another shape than the model's
             self._known: dict[str, bool] = {}  # whether a module's experts are understood, by its path
 
         def holds_experts(self, model: Any, name: str) -> bool:
@@ -144,9 +145,16 @@ def _quantizer_class() -> type[Any]:
             return layer
 
         def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:
+            # transformers compares no shape of what is quantized. It is raised here, after the load, because
+            # transformers keeps to itself what goes wrong while it converts weights.
+            if self.broken:
+                count, first = len(self.broken), self.broken[0]
+                raise ValueError(f"{count} weights are not whole in its files, such as {first}")
             for path in sorted({name.rpartition(".")[0] for name in self.packed}):
                 parent, last = get_module_from_name(model, path)
-                layers = [self.packed.pop(f"{path}.{name}") for name in _WEIGHTS]
+                layers = [self.packed.pop(f"{path}.{name}", None) for name in _WEIGHTS]
+                if None in layers:
+                    continue  # one of them is in no file, which the loader says
                 setattr(parent, last, _experts_class()(model.get_submodule(path), *layers))
             _tell_of_the_rest(model)
             return super()._process_model_after_weight_loading(model, **options)
@@ -161,6 +169,10 @@ def _quantizer_class() -> type[Any]:
                 if quantizer.holds_experts(model, name):
                     del input_dict[name]
                     fused = value[0] if isinstance(value, list) else value
+                    expected = model.get_parameter(name).shape
+                    if fused.shape != expected:
+                        quantizer.broken.append(f"{name}: {list(fused.shape)} and not {list(expected)}")
+                        fused = fused[:0]
                     quantizer.packed[name] = [quantizer.pack(expert) for expert in fused]
                     empty = fused.new_empty(0)
                     result[name] = torch.nn.Parameter(empty, requires_grad=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ import pytest
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from bot.errors import ModelUnavailable
 from bot.inference.catalog import ModelSpec
 from bot.inference.experts import understood
 from bot.inference.loader import LoadedModel, ModelLoader
@@ -132,6 +136,62 @@ def test_what_would_have_to_be_computed_otherwise_is_not_taken_for_understood(
     assert understood(experts)
     setattr(experts, flag, value)
     assert not understood(experts)
+
+
+def without(folder: Path, to: Path, *endings: str) -> Path:
+    """A copy whose files lack the weights of the second layer's experts that end like this."""
+    shutil.copytree(folder, to)
+    weights = load_file(to / "model.safetensors")
+    lacking = [
+        name for name in weights if "layers.1.block_sparse_moe.experts" in name and name.endswith(endings)
+    ]
+    assert lacking
+    for name in lacking:
+        del weights[name]
+    save_file(weights, to / "model.safetensors", metadata={"format": "pt"})
+    return to
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "none"])
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        pytest.param(["3.w1.weight", "3.w2.weight", "3.w3.weight"], id="the last expert"),
+        pytest.param(["1.w1.weight", "1.w2.weight", "1.w3.weight"], id="one in the middle"),
+        pytest.param(["3.w2.weight"], id="its way down"),
+        pytest.param(["3.w1.weight", "3.w3.weight"], id="its gate and way up"),
+        pytest.param(["3.w1.weight"], id="its gate"),
+        pytest.param([".w2.weight"], id="all ways down"),
+        pytest.param([".weight"], id="all experts"),
+    ],
+)
+def test_a_checkpoint_that_lacks_an_expert_is_refused_with_a_sentence(
+    folder: Path, tmp_path: Path, quantization: str, lacking: list[str]
+) -> None:
+    broken = without(folder, tmp_path / "broken", *lacking)
+    with pytest.raises(ModelUnavailable, match="mixtral cannot be loaded: its files are missing, broken"):
+        load(broken, quantization)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "reason"),
+    [
+        pytest.param(
+            ["3.w1.weight", "3.w2.weight", "3.w3.weight"],
+            r"2 weights are not whole in its files, such as model\.layers\.1\.mlp\.experts\.\w+: \[3, .* not \[4, ",
+            id="one",
+        ),
+        pytest.param(
+            [".w2.weight"], r"1 weights are not in its files, such as .*experts\.down_proj", id="all"
+        ),
+    ],
+)
+def test_the_log_says_which_experts_are_missing(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, lacking: list[str], reason: str
+) -> None:
+    with pytest.raises(ModelUnavailable):
+        load(without(folder, tmp_path / "broken", *lacking))
+    assert re.search(reason, caplog.text)
 
 
 def test_the_quantizer_of_other_programs_in_this_process_is_left_as_it_was(folder: Path) -> None:
