@@ -27,6 +27,7 @@ from bot.replies.traffic import Claim, Traffic, Worth
 
 log = logging.getLogger(__name__)
 
+_TICK_S = 10.0  # how often a wait that gets shorter is shown anew
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
 _GONE = (50083, 50027)  # an archived thread, a dead token: neither 403 nor 404
 _OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
@@ -155,7 +156,7 @@ class LiveReply:
         worth = self._worth
         if worth is None:
             self._leave_line()
-            return left_s
+            return min(left_s, _TICK_S) if self.shown.counts_down else left_s
         at_once = worth is Worth.FIRST_WORDS or (worth is Worth.END and not self._failures)
         if not at_once and (pause_s := self._next_edit_s - now_s) > 0:
             return min(pause_s, left_s)
@@ -184,9 +185,10 @@ class LiveReply:
             try:
                 await self._wait(_within(generation, left_s), reason="the model's next words")
             except TimeoutError:
+                self.shown.tick(_now_s())
                 break
             while (event := generation.next_nowait()) is not None:
-                self.shown.apply(event)
+                self.shown.apply(event, _now_s())
         self._moved = False
         if self._surface.ends_at_s is not None and _now_s() >= self._surface.ends_at_s:
             generation.cancel(GenerationTimeout(_OVER))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
 from bot.replies.harmless import without_controls
@@ -38,6 +38,7 @@ class Shown:
     due: bool = False
     text: str = ""
     _status: str = ""
+    _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
     _think: ThinkFilter = field(default_factory=ThinkFilter)
     _splitter: PageSplitter = field(default_factory=PageSplitter)
 
@@ -49,8 +50,9 @@ class Shown:
         think.thoughts = ""
         return cls(_think=think, _splitter=PageSplitter(before=read(answered)))
 
-    def apply(self, event: Event) -> None:
-        """Take in an event."""
+    def apply(self, event: Event, now_s: float = 0.0) -> None:
+        """Take in an event that came at this time."""
+        self._told = (event, now_s) if isinstance(event, Queued | Loading) else None
         match event:
             case Queued(position, eta_s):
                 self._status = queued_line(position, eta_s)
@@ -64,6 +66,24 @@ class Shown:
                 self._splitter.feed(self._think.flush())
                 self.finished = event
         self.due = True
+
+    @property
+    def counts_down(self) -> bool:
+        """Whether a wait was told that gets shorter by itself."""
+        return self._told is not None and self._told[0].eta_s is not None
+
+    def tick(self, now_s: float) -> None:
+        """Time has gone by: less of the wait that was told is left. Past it, nothing is promised any more."""
+        if self._told is None or (eta_s := self._told[0].eta_s) is None:
+            return
+        event, told_s = self._told
+        left_s = eta_s - (now_s - told_s)
+        event = replace(event, eta_s=left_s if left_s > 0 else None)
+        status = (
+            queued_line(event.position, event.eta_s) if isinstance(event, Queued) else loading_line(event)
+        )
+        self.due |= status != self._status
+        self._status = status
 
     @property
     def thoughts(self) -> str:

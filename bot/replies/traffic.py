@@ -22,7 +22,7 @@ _PATIENCE_S = 4.0  # who has waited longer may take what is kept for ends
 class Worth(IntEnum):
     """What a request is for. The value is how many seconds of waiting it is worth: bounded, so that nobody starves."""
 
-    STATUS = -8
+    STATUS = -12
     WORDS = 0
     FIRST_WORDS = 8
     END = 600

@@ -75,6 +75,23 @@ async def test_another_model_is_chosen_from_what_is_offered_and_answers_the_same
         assert "-# phi" in world.messages[-1].content
 
 
+async def test_more_models_than_discord_shows_are_named_as_that_and_do_not_break_the_list(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "models.toml"
+    tables = [
+        f'[m{number:02d}]\nsource = "/models/{number}"\ncontext_tokens = 512\ndescription = "one of many"\n'
+        for number in range(30)
+    ]
+    file.write_text("\n".join(tables), encoding="utf-8")
+    async with open_world(ScriptedEngine(), tmp_path, models_file=file) as world:
+        await asked(world)
+        result = await world.alice.click(world.messages[0], label="Another model")
+        assert "There are more" in words(result)
+        assert result.response is not None
+        assert len(result.response.components[0]["components"][0]["options"]) == 25
+
+
 async def test_continue_is_there_after_a_cut_and_goes_on_where_the_answer_stopped(tmp_path: Path) -> None:
     engine = ScriptedEngine(script=("Because the ",), reason=FinishReason.LENGTH)
     async with open_world(engine, tmp_path) as world:

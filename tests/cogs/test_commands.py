@@ -198,6 +198,22 @@ async def test_loading_is_seen_with_how_far_it_is(tmp_path: Path) -> None:
         assert world.messages[0].content.startswith("Ha.\n-# gemma")
 
 
+async def test_a_wait_counts_down_and_past_it_nothing_is_promised(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    script = (Loading("gemma", 0.1, 25.0), gate.wait, "Ha.")
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke", model="gemma")
+        await world.pass_time(31)
+        gate.set()
+        await world.until(lambda: world.ended)
+        assert world.edits[:4] == [
+            "-# ⏳ Loading gemma · 10% · about 25 s",
+            "-# ⏳ Loading gemma · 10% · about 15 s",
+            "-# ⏳ Loading gemma · 10% · about 5 s",
+            "-# ⏳ Loading gemma · 10%",
+        ]
+
+
 async def test_a_model_that_cannot_be_loaded_says_why_under_a_number_that_the_log_has_too(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

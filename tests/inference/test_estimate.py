@@ -29,7 +29,7 @@ def model(alias: str) -> ModelSpec:
 def asks(alias: str = "a", max_new_tokens: int = 512, *, overtaken: int = 0) -> Generation:
     params = SamplingParams.model_validate({"max_new_tokens": max_new_tokens})
     request = GenerationRequest(model(alias), (ChatMessage(Role.USER, "Hi"),), params)
-    generation = Generation(request, lambda _: None, lambda _: None)
+    generation = Generation(request, lambda *_: None, lambda _: None)
     generation.overtaken = overtaken
     return generation
 
