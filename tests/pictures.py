@@ -35,7 +35,7 @@ async def main() -> None:
         async with open_engine(settings) as engine:
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             server = asyncio.create_task(serve_with(settings, 0, engine, ready))
-            async with open_page(await ready, width=960, height=560) as page:
+            async with open_page(await ready, width=960, height=640) as page:
                 await type_command(page, "joke", topic="databases", model="smol")
                 await send(page)
                 await last_reply(page).get_by_text("tokens/s").wait_for(timeout=120_000)
