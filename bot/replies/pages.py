@@ -26,6 +26,7 @@ _BREAKS = tuple(
 )
 _FENCE_BEGINS = ("`", "``", "```", "~", "~~", "~~~")
 _NOTHING = Open()
+_NO_FENCE = "\u200b"  # cannot be seen, and what is behind it does not begin a line
 _LONGEST_GRAPHEME = 64  # UTF-16 units; longer ones are no writing, and are cut
 
 
@@ -135,6 +136,12 @@ class PageSplitter:
             opening = ""
         if closing[:1] == shown[-1]:
             closing = ""
+        if (
+            begins.in_line
+            and begins.fence is None
+            and read(opening + shown.partition("\n")[0]).fence is not None
+        ):
+            shown = _NO_FENCE + shown  # it was no fence in the middle of its line
         return Page(source, f"{opening}{shown}{closing}")
 
     def _cut(self) -> int:

@@ -32,11 +32,14 @@ class Shown:
         finished: how it ended, once it has.
         due: whether there is news.
         text: what the model wrote, thoughts and tags included.
+        has_words: whether there is something of the answer to see.
     """
 
     finished: Finished | None = None
     due: bool = False
     text: str = ""
+    has_words: bool = False
+    _unread: str = ""
     _status: str = ""
     _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
     _think: ThinkFilter = field(default_factory=ThinkFilter)
@@ -60,10 +63,13 @@ class Shown:
                 self._status = loading_line(event)
             case TextDelta(text, _):
                 self.text += text
-                self._splitter.feed(self._think.feed(without_controls(text)))
-                self._status = THINKING if self._think.thinking else "" if self.has_words else self._status
+                self._unread += text
+                if not self.has_words:
+                    self._read()
             case Finished():
+                self._read()
                 self._splitter.feed(self._think.flush())
+                self.has_words = self._has_words()
                 self.finished = event
         self.due = True
 
@@ -90,9 +96,14 @@ class Shown:
         """What the model thought, which is not part of the answer."""
         return self._think.thoughts
 
-    @property
-    def has_words(self) -> bool:
-        """Whether there is something of the answer to see."""
+    def _read(self) -> None:
+        """Take in what has come since the last time. Not for every token: this looks at the whole last page."""
+        self._splitter.feed(self._think.feed(without_controls(self._unread)))
+        self._unread = ""
+        self.has_words = self.has_words or self._has_words()
+        self._status = THINKING if self._think.thinking else "" if self.has_words else self._status
+
+    def _has_words(self) -> bool:
         return bool(self._splitter.finished or self._splitter.last.content)
 
     @property
@@ -102,6 +113,7 @@ class Shown:
 
     def now(self) -> Contents:
         """What to show while it grows."""
+        self._read()
         if not self.has_words:
             return Contents([self._status])
         pages = [page.content for page in self._splitter.pages]

@@ -67,7 +67,7 @@ class ModelChoices:
             of_server = select(offered_models.c.alias).where(offered_models.c.server_id == server_id)
             return Chosen(choices, frozenset((await connection.execute(of_server)).scalars()))
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
     async def put(self, kind: PlaceKind, place_id: int, alias: str, *, set_by: int) -> None:
         """Choose a model for a place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,12 +30,30 @@ _SENTENCES = {
 
 
 class Database:
-    """A file that is open. Stores use it through `run`."""
+    """A file that is open. Stores use it through `read` and `run`.
 
-    def __init__(self, engine: AsyncEngine, path: Path) -> None:
-        self._engine = engine
+    Those who write take turns here: SQLite has them wait by sleeping, which is slow when there are many.
+    """
+
+    def __init__(self, path: Path) -> None:
         self._path = path
+        self._turn = asyncio.Lock()
+        self._writer = _engine(path, to_write=True)
+        self._readers = _engine(path, to_write=False)
         self._begun: set[asyncio.Task[Any]] = set()
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+        """Do `work`, which changes nothing, in one transaction; it waits for nobody who writes.
+
+        Raises:
+            StorageError: it could not be done.
+        """
+
+        async def transaction() -> _Result:
+            async with self._readers.begin() as connection:
+                return await work(connection)
+
+        return await self._done(transaction())
 
     async def run(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
         """Do `work` in one transaction; when this returns, what was written is on the disk.
@@ -45,11 +63,14 @@ class Database:
         """
 
         async def transaction() -> _Result:
-            async with self._engine.begin() as connection:
+            async with self._turn, self._writer.begin() as connection:
                 return await work(connection)
 
+        return await self._done(transaction())
+
+    async def _done(self, transaction: Coroutine[Any, Any, _Result]) -> _Result:
         # A task of its own: whoever asked may be cancelled, a transaction is finished.
-        task = asyncio.get_running_loop().create_task(transaction())
+        task = asyncio.get_running_loop().create_task(transaction)
         self._begun.add(task)
         task.add_done_callback(self._ended)
         try:
@@ -63,12 +84,19 @@ class Database:
         """Let what was begun finish, and close the file."""
         if self._begun:
             await asyncio.wait(tuple(self._begun), timeout=ANSWER_TIMEOUT_S)
-        await self._engine.dispose()
+        await self._readers.dispose()
+        await self._writer.dispose()
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._begun.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked has it, or has left
+
+
+def _engine(path: Path, *, to_write: bool) -> AsyncEngine:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    told_when_to_begin(engine.sync_engine, to_write=to_write)
+    return engine
 
 
 @asynccontextmanager
@@ -81,9 +109,7 @@ async def open_database(path: Path) -> AsyncIterator[Database]:
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         await asyncio.to_thread(migrate, path)
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
-    told_when_to_begin(engine.sync_engine)
-    database = Database(engine, path)
+    database = Database(path)
     try:
         yield database
     finally:

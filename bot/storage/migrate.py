@@ -57,8 +57,9 @@ def _connected(path: Path) -> Iterator[Connection]:
         engine.dispose()
 
 
-def told_when_to_begin(engine: Engine) -> None:
-    """Set up each connection, and begin each transaction with the right to write: no two meet half-way."""
+def told_when_to_begin(engine: Engine, *, to_write: bool = True) -> None:
+    """Set up each connection, and begin each transaction, with the right to write if that is what it is for: so no two
+    meet half-way. Readers need no right: beside a writer, they see what was there before."""
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: object, _: object) -> None:
@@ -75,4 +76,4 @@ def told_when_to_begin(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if to_write else "BEGIN")

@@ -100,7 +100,7 @@ class Replies:
                 for row in rows
             ]
 
-        return await self._database.run(work)
+        return await self._database.read(work)
 
 
 _COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", "request", "answer", "reason", "numbers")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import regex
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bot.replies.markdown import read
@@ -68,6 +68,7 @@ def fed(pieces: list[str], limit: int) -> list[list[Page]]:
 @pytest.mark.timeout(600)  # many cases, on machines that are shared
 @settings(max_examples=CASES, deadline=None)
 @given(text=TEXT, limit=st.integers(64, 240), cuts=st.lists(st.integers(1, 120), max_size=6))
+@example(text="cat cat cat cat cat\n>>> cat\n>>> ~~~~ https://example.org/a_b ", limit=64, cuts=[])
 def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts: list[int]) -> None:
     pieces, rest = [], text
     for size in cuts:

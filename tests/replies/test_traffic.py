@@ -93,7 +93,7 @@ def test_news_that_are_worth_little_are_not_put_off_for_ever() -> None:
     status = street.claim(worth=Worth.STATUS)
     words = [street.claim() for _ in range(4)]
     street.run([status, *words], 30.0)
-    assert any(claim is status for at_s, claim in street.made if at_s < 16.0)
+    assert any(claim is status for at_s, claim in street.made if at_s < 20.0)
 
 
 def test_who_is_behind_hears_that_somebody_has_left_the_line() -> None:
