@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from bot.inference.catalog import SamplingParams
 from bot.inference.engine import Finished, GenerationRequest
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
+from bot.inference.threads import in_own_thread
 from bot.replies.live import Keep, LiveReply, nobody_keeps
 from bot.services import Services
 from bot.settings import load_settings
@@ -139,14 +141,14 @@ async def _measure(
     discord_side: discord_standin.StandIn,
     rounds: int,
 ) -> None:
-    loop = asyncio.get_running_loop()
     await ask(bot, discord_side, 0)  # loads the model
     request = await _last_request(services)
     bares: list[float] = []
     asks: list[Asked] = []
     lag = LagMeter()
     for number in range(1, rounds + 1):
-        bares.append(await loop.run_in_executor(engine._thread, bare, engine, request))
+        await engine.rest()
+        bares.append(await in_own_thread(partial(bare, engine, request), timeout_s=600))
         asks.append(await ask(bot, discord_side, number))
     for number in range(rounds + 1, 2 * rounds + 1):
         # In rounds of their own: the meter wakes the loop 200 times a second, which costs the model something.

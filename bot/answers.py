@@ -60,7 +60,7 @@ class Answers:
             discord.HTTPException: a command could not be acknowledged.
         """
         params = spec.sampling.capped(self._max_new_tokens).seeded()
-        request = GenerationRequest(spec, tuple(messages), params)
+        request = GenerationRequest(spec, tuple(messages), params, person=origin.asker_id)
         said = messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
         async with self._inference.submit(request) as generation:
             reply = self._live_reply(surface, generation.id, Shown.going_on(said))
@@ -69,8 +69,9 @@ class Answers:
                 finished = await reply.follow(generation, partial(self._archive.begun, generation, origin))
             finally:
                 del self._live[generation.id]
-        _log_end(generation, finished)
-        await self._archive.ended(generation, finished, reply.shown.text)
+            _log_end(generation, finished)
+            # Inside the block: whoever stops the bot waits for those who have not left it.
+            await self._archive.ended(generation, finished, reply.shown.text)
         return finished
 
     def live(self, reply_id: str) -> tuple[LiveReply, Origin] | None:

@@ -54,6 +54,7 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
         budget_bytes=settings.gpu_memory_budget,
         pinned=settings.pinned_models,
         unload_idle_after_s=None if idle_min is None else idle_min * 60,
+        batch_requests=settings.batch_requests,
     )
     try:
         await engine.prepare()
@@ -81,6 +82,7 @@ async def open_services(
     catalog = read_catalog(settings)
     queue = InferenceQueue(
         engine,
+        slots=settings.batch_requests,
         limit=settings.queue_limit,
         queue_timeout_s=settings.queue_timeout_s,
         load_timeout_s=settings.load_timeout_s,

@@ -15,6 +15,9 @@ FILES = sorted(path for room in ("bot", "cogs") for path in (ROOT / room).rglob(
 HEAVY = ("torch", "transformers", "bitsandbytes")
 MAY_USE_HEAVY = (
     "bot/inference/anatomy.py",
+    "bot/inference/attention.py",
+    "bot/inference/batch.py",
+    "bot/inference/sampler.py",
     "bot/inference/device.py",
     "bot/inference/experts.py",
     "bot/inference/loader.py",

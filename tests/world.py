@@ -83,7 +83,8 @@ class World:
 @asynccontextmanager
 async def open_world(engine: Engine, folder: Path, **settings: Any) -> AsyncIterator[World]:
     """The bot with `engine` behind it; an error that it swallowed fails the test unless it was looked at."""
-    configured = load_settings(None, **{"data_dir": folder, "cache_dir": folder, **settings})
+    alone = {"batch_requests": 1}  # so that there is a line to wait in
+    configured = load_settings(None, **{"data_dir": folder, "cache_dir": folder, **alone, **settings})
     async with open_demo_world(configured, engine, check_errors=True) as world:
         guild = world.channel.guild
         assert guild is not None

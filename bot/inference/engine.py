@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -93,11 +93,12 @@ Event = Queued | Loading | TextDelta | Finished
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """What to answer, with which model, and how."""
+    """What to answer, with which model, and how; `person` is who asks, so that people share (None: nobody known)."""
 
     model: ModelSpec
     messages: tuple[ChatMessage, ...]
     params: SamplingParams = field(default_factory=SamplingParams)
+    person: int | None = None
 
 
 Report = Callable[[Loading], None]
@@ -111,6 +112,10 @@ class Engine(Protocol):
 
     def ready(self, model: ModelSpec) -> bool:
         """Whether the model is in memory: it could answer at once."""
+        ...
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        """Whether a request for a model that is in memory may be answered beside requests for these."""
         ...
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:

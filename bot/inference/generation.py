@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Self
 
@@ -41,6 +41,11 @@ class Generation:
         self._on_cancel = on_cancel
         self._on_leave = on_leave
         self._drained = False
+
+    @property
+    def person(self) -> Hashable:
+        """Whose it is; one that nobody is known for is nobody else's."""
+        return self.id if self.request.person is None else self.request.person
 
     async def __aenter__(self) -> Self:
         return self

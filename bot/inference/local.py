@@ -1,29 +1,27 @@
-"""The engine that runs models in this process.
+"""The engine that runs models in this process: requests for one model are answered together, one model at a time.
 
-All generating happens on one thread, the engine's. On the CPU each thread that enters OpenMP owns a pool of workers,
-and two pools halve each other's speed while both live: so each load has a thread of its own that ends with it.
+Which threads enter OpenMP is watched (`batches.py`): on the CPU two of them halve each other's speed.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import threading
-from collections.abc import AsyncGenerator, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
-from functools import partial
 
 from bot.errors import OutOfMemory
+from bot.inference.batches import Batches
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Event, GenerationRequest, Loading, Report
-from bot.inference.loader import LoadedModel, ModelLoader
+from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
 from bot.inference.pool import ModelPool
-from bot.inference.run import DeviceMemoryExhausted, Run
-from bot.inference.threads import Emit, in_thread
+from bot.inference.run import DeviceMemoryExhausted
+from bot.inference.threads import in_own_thread
 
 log = logging.getLogger(__name__)
+
+_IMPORT_TIMEOUT_S = 600.0  # a cold disk is slow
 
 
 class LocalEngine:
@@ -32,6 +30,7 @@ class LocalEngine:
     Args:
         loader: fetches and loads.
         budget_bytes, pinned, unload_idle_after_s: the pool's, see there.
+        batch_requests: how many requests for one model are answered at a time.
     """
 
     def __init__(
@@ -41,20 +40,29 @@ class LocalEngine:
         budget_bytes: int | None = None,
         pinned: Collection[str] = (),
         unload_idle_after_s: float | None = None,
+        batch_requests: int = 16,
     ) -> None:
         self._loader = loader
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
+        self._batches = Batches(requests=batch_requests, make_room=self._make_room)
         self.pool = ModelPool(
-            loader, budget_bytes=budget_bytes, pinned=pinned, unload_idle_after_s=unload_idle_after_s
+            loader,
+            budget_bytes=budget_bytes,
+            pinned=pinned,
+            unload_idle_after_s=unload_idle_after_s,
+            closing=self._batches.close,
         )
 
     async def prepare(self) -> None:
-        """Do the slow imports now, on the engine's thread, rather than under the first request."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._loader.prepare)
+        """Do the slow imports now, on a thread that ends with them, rather than under the first request."""
+        await in_own_thread(self._loader.prepare, timeout_s=_IMPORT_TIMEOUT_S)
 
     def ready(self, model: ModelSpec) -> bool:
         """See `Engine.ready`."""
         return self.pool.ready(model)
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        """See `Engine.joins`: one model answers at a time."""
+        return all(one.identity == model.identity for one in running)
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.fetch`."""
@@ -88,34 +96,24 @@ class LocalEngine:
             await self.load(request.model, lambda _: None)
             yield Loading(request.model.alias, 1.0)
         with self.pool.lease(request.model) as loaded:
-            async with aclosing(self._answer(loaded, request)) as events:
-                async for event in events:
-                    yield event
-
-    async def _answer(self, loaded: LoadedModel, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """The events of one answer, taken up once more where memory ran out."""
-        begun: list[Run] = []
-
-        def work(emit: Emit[Event], stopped: threading.Event, *, sparing: bool) -> None:
-            if not begun:
-                begun.append(Run(loaded, request))
-            begun[0].run(emit, stopped, sparing=sparing)
-
-        for sparing in (False, True):
             try:
-                async with aclosing(in_thread(self._thread, partial(work, sparing=sparing))) as events:
+                async with aclosing(self._batches.generate(loaded, request)) as events:
                     async for event in events:
                         yield event
-                return
             except DeviceMemoryExhausted:
-                log.warning("%s ran out of memory: unloading what is idle", request.model.alias)
-            await self.pool.unload_idle()
-        raise OutOfMemory(
-            f"There was not enough memory for this answer of {request.model.alias}. Please shorten the question, "
-            "or try a smaller model."
-        )
+                raise OutOfMemory(
+                    f"There was not enough memory for this answer of {request.model.alias}. Please shorten the "
+                    "question, or try a smaller model."
+                ) from None
+
+    async def _make_room(self) -> None:
+        await self.pool.unload_idle()
+
+    async def rest(self) -> None:
+        """Let no thread of the engine's run until the next request; see `Batches.rest`."""
+        await self._batches.rest()
 
     async def aclose(self) -> None:
-        """Let the thread end, and the models go."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Let the threads end, and the models go."""
+        await self._batches.aclose()
         await self.pool.aclose()

@@ -57,6 +57,7 @@ class ModelPool:
         pinned: aliases that are not unloaded for others, nor when they are idle.
         unload_idle_after_s: how long a model stays that nobody uses; None for as long as there is room.
         measure: what a model will need, from its files.
+        closing: called for each model before its memory is given back, on the thread that does that.
     """
 
     def __init__(
@@ -67,12 +68,14 @@ class ModelPool:
         pinned: Collection[str] = (),
         unload_idle_after_s: float | None = None,
         measure: Measure = footprint,
+        closing: Callable[[LoadedModel], None] = lambda _: None,
     ) -> None:
         self._loader = loader
         self._budget_bytes = budget_bytes
         self._pinned = frozenset(pinned)
         self._unload_idle_after_s = unload_idle_after_s
         self._measure = measure
+        self._closing = closing
         self._places: dict[ModelSpec, _Place] = {}
         self._unloaded: list[LoadedModel] = []
         self._needs: dict[ModelSpec, Footprint] = {}
@@ -199,7 +202,7 @@ class ModelPool:
         self.unload([spec for spec in specs if self.ready(spec)])
         if self._unloaded or always:
             unloaded = self._handed_over()
-            await self._reported(lambda *_: _let_go(unloaded), lambda _: None, "unload")
+            await self._reported(lambda *_: self._let_go(unloaded), lambda _: None, "unload")
             self._released.set()
 
     def _handed_over(self) -> list[LoadedModel]:
@@ -214,7 +217,7 @@ class ModelPool:
 
         def work(emit: Emit[Loading], stopped: threading.Event) -> None:
             if unloaded:
-                _let_go(unloaded)
+                self._let_go(unloaded)
             try:
                 got.append(self._loader.load(spec, _telling(spec, emit, stopped)))
             except BaseException:
@@ -227,6 +230,12 @@ class ModelPool:
         place = _Place(loaded, loaded.measured(self._needs[spec.identity]), time.monotonic())
         self._places[spec.identity] = place
         self._rest(place)
+
+    def _let_go(self, unloaded: list[LoadedModel]) -> None:
+        while unloaded:
+            self._closing(unloaded[-1])
+            unloaded.pop()
+        free_memory()
 
     async def _reported(
         self, work: Callable[[Emit[Loading], threading.Event], None], report: Report, name: str
@@ -253,11 +262,6 @@ def _telling(
             emit(event)
 
     return report
-
-
-def _let_go(unloaded: list[LoadedModel]) -> None:
-    unloaded.clear()
-    free_memory()
 
 
 def _too_big(spec: ModelSpec, need_bytes: int, budget_bytes: int, pinned: list[str]) -> ModelUnavailable:

@@ -1,8 +1,8 @@
 """The queue in front of the one GPU: who runs, who waits, who is told what.
 
-`submit` gives a place or refuses at once. A `Generation` that has its turn is run by a task of its own, and its
-slot goes on when that task has ended, which is when the model has really stopped. What the person is told does
-not wait for that: a cancelled or timed-out generation is finished for its reader in the same instant.
+`submit` gives a place or refuses at once. A `Generation` that has its turn is run by a task of its own, and its slot
+goes on when that task has ended. What the person is told does not wait for that: a cancelled or timed-out generation is
+finished for its reader in the same instant.
 
 A model that is not in memory is prepared beside what runs (`Preparations`); whoever waits for it holds no slot.
 Every change ends in `_advance`, which starts what can be started. Nothing polls.
@@ -13,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-from collections.abc import Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -24,7 +24,8 @@ from bot.inference.engine import Engine, Event, Finished, FinishReason, Generati
 from bot.inference.estimate import Estimates, Told, spoken
 from bot.inference.generation import Generation
 from bot.inference.preparations import Preparations
-from bot.inference.schedule import OVERTAKING_LIMIT, next_to_start
+from bot.inference.schedule import OVERTAKING_LIMIT, fair_order, next_to_start
+from bot.inference.timers import Timers
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,6 @@ class InferenceQueue:
         self._overtaking_limit = overtaking_limit
         self._waiting: list[Generation] = []
         self._running: dict[Generation, asyncio.Task[Finished]] = {}
-        self._timers: dict[Generation, asyncio.TimerHandle] = {}
         self._estimates = estimates or Estimates()
         self._told: dict[Generation, Told] = {}  # what each who waits knows, or _LOADING
         self._followed: set[Generation] = set()  # whose readers have not left yet
@@ -80,6 +80,7 @@ class InferenceQueue:
         # from the context the queue was opened in.
         self._context = contextvars.copy_context()
         self._loop = asyncio.get_running_loop()
+        self._timers = Timers(self._context)
         self._preparations = Preparations(
             self._engine, self._estimates, told=self._loading, failed=self._fail, changed=self._advance
         )
@@ -124,7 +125,7 @@ class InferenceQueue:
 
     @property
     def running(self) -> int:
-        """How many hold a slot; one that was cancelled holds it until its model has stopped."""
+        """How many hold a slot; one that was cancelled holds it until the engine has let go."""
         return len(self._running)
 
     def submit(self, request: GenerationRequest) -> Generation:
@@ -137,13 +138,12 @@ class InferenceQueue:
         if self._closing:
             raise ShuttingDown(_RESTARTING)
         if len(self._running) + len(self._waiting) >= self._slots + self._limit:
-            raise QueueFull(
-                f"Too many people are asking at once ({self._limit} are waiting already). Please try again in a minute."
-            )
+            waiting = f"{self._limit} are waiting already"
+            raise QueueFull(f"Too many people are asking at once ({waiting}). Please try again in a minute.")
         generation = Generation(request, self._cancel, self._left)
         self._followed.add(generation)
         self._waiting.append(generation)
-        self._set_timer(generation, self._queue_timeout_s, self._queue_expired)
+        self._timers.set(generation, self._queue_timeout_s, self._queue_expired)
         self._advance()
         return generation
 
@@ -152,9 +152,11 @@ class InferenceQueue:
         if self._closing:
             return
         while len(self._running) < self._slots:
+            models = [one.request.model for one in self._running]
             chosen = next_to_start(
                 self._waiting,
-                ready=lambda one: self._engine.ready(one.request.model),
+                running=self._running,
+                ready=partial(self._may_start, models),
                 excused=lambda one: self._preparations.progress(one.request.model) is not None,
                 limit=self._overtaking_limit,
             )
@@ -165,6 +167,9 @@ class InferenceQueue:
             self._start(chosen)
         self._context.copy().run(self._preparations.update, self._waiting, self._may_unload)
         self._tell_all()
+
+    def _may_start(self, running: list[ModelSpec], one: Generation) -> bool:
+        return self._engine.ready(one.request.model) and self._engine.joins(one.request.model, running)
 
     def _may_unload(self, victims: tuple[ModelSpec, ...]) -> bool:
         """Whether these models may go: not when one of them has just been given its turn, and not while others have
@@ -185,7 +190,7 @@ class InferenceQueue:
         ending: Finished | None = None
         try:
             async with aclosing(self._engine.generate(generation.request)) as events:
-                self._set_timer(generation, self._generation_timeout_s, self._generation_expired)
+                self._timers.set(generation, self._generation_timeout_s, self._generation_expired)
                 async for event in events:
                     if isinstance(event, Finished):
                         ending = event
@@ -205,7 +210,7 @@ class InferenceQueue:
 
     def _ended(self, generation: Generation, task: asyncio.Task[Finished]) -> None:
         """The model has stopped: the slot is free, and the reader hears of the end."""
-        self._clear_timer(generation)
+        self._timers.clear(generation)
         del self._running[generation]
         generation.put(generation.ending(FinishReason.CANCELLED) if task.cancelled() else task.result())
         self._advance()
@@ -227,7 +232,7 @@ class InferenceQueue:
         if generation.finished is not None:
             return
         generation.put(generation.ending(reason, error))
-        self._clear_timer(generation)
+        self._timers.clear(generation)
         self._told.pop(generation, None)
         if generation in self._running:
             self._running[generation].cancel()
@@ -250,21 +255,10 @@ class InferenceQueue:
 
     def _restart_timer(self, generation: Generation, event: Event) -> None:
         """An engine that loads while it answers has the time of a load for that."""
-        if isinstance(event, Loading):
-            if event.fraction == 1.0:
-                self._set_timer(generation, self._generation_timeout_s, self._generation_expired)
-            else:
-                self._set_timer(generation, self._load_timeout_s, self._load_expired)
-
-    def _set_timer(self, generation: Generation, delay_s: float, then: Callable[[Generation], None]) -> None:
-        self._clear_timer(generation)
-        if generation.finished is None:
-            own = self._context.copy()  # a copy, because a context cannot be entered twice
-            self._timers[generation] = own.run(self._loop.call_later, delay_s, then, generation)
-
-    def _clear_timer(self, generation: Generation) -> None:
-        if timer := self._timers.pop(generation, None):
-            timer.cancel()
+        if isinstance(event, Loading) and event.fraction == 1.0:
+            self._timers.set(generation, self._generation_timeout_s, self._generation_expired)
+        elif isinstance(event, Loading):
+            self._timers.set(generation, self._load_timeout_s, self._load_expired)
 
     def _loading(self, model: ModelSpec, event: Loading) -> None:
         """A model is further on its way: who waits for it hears that, and who is behind them what follows."""
@@ -277,7 +271,7 @@ class InferenceQueue:
             if generation.request.model == model:
                 if self._told.get(generation) != _LOADING:
                     self._told[generation] = _LOADING
-                    self._set_timer(generation, self._load_timeout_s, self._load_expired)
+                    self._timers.set(generation, self._load_timeout_s, self._load_expired)
                 generation.put(event)
 
     def _tell_all(self) -> None:
@@ -285,14 +279,15 @@ class InferenceQueue:
         waits_s = self._estimates.waits_s(
             self._running, self._waiting, self._slots, self._preparations.arrival, self._overtaking_limit
         )
-        for position, (generation, eta_s) in enumerate(zip(self._waiting, waits_s, strict=True), start=1):
-            knows = self._told.get(generation)
+        waits = dict(zip(self._waiting, waits_s, strict=True))
+        for position, generation in enumerate(fair_order(self._waiting, self._running), start=1):
+            eta_s, knows = waits[generation], self._told.get(generation)
             now = Told(position, eta_s, self._estimates.clock())
             if progress := self._preparations.progress(generation.request.model):
                 if knows != _LOADING:
                     self._tell_loading(generation.request.model, progress)
             elif knows is None or knows.outdated_by(now):
                 if knows == _LOADING:  # its model is there: from now on it waits for its turn
-                    self._set_timer(generation, self._queue_timeout_s, self._queue_expired)
+                    self._timers.set(generation, self._queue_timeout_s, self._queue_expired)
                 self._told[generation] = now
                 generation.put(Queued(position, eta_s))

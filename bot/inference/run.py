@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bot.chat.prompt import shorter
-from bot.errors import PromptTooLong
 from bot.inference.detokenizer import IncrementalDetokenizer
 from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
 from bot.inference.loader import LoadedModel
+from bot.inference.prompt_ids import prompt_ids
 from bot.inference.threads import Emit
 
 if TYPE_CHECKING:
     import torch
 
-_MIN_ANSWER_TOKENS = 16  # a prompt that leaves less than this is refused
 _SMALL_PREFILL_TOKENS = 256  # at a time, when memory is short
 
 
@@ -42,28 +40,11 @@ class Run:
     def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
         self._loaded = loaded
         self._params = request.params
-        self._prompt_ids = self._read(request)
+        self._prompt_ids, self._limit = prompt_ids(loaded, request)
         self._ids: list[int] = []  # the answer so far
-        room = loaded.context_tokens - len(self._prompt_ids)
-        if room < _MIN_ANSWER_TOKENS:
-            raise PromptTooLong(
-                f"That is too long for {loaded.spec.alias}: {len(self._prompt_ids)} tokens, and it can read "
-                f"{loaded.context_tokens - _MIN_ANSWER_TOKENS}. Please shorten it."
-            )
-        self._limit = min(self._params.max_new_tokens, room)
         self._detokenizer = IncrementalDetokenizer(loaded.decode)
         self._first_token_s: float | None = None
         self._begun_s = time.perf_counter()
-
-    def _read(self, request: GenerationRequest) -> list[int]:
-        """The prompt's ids; a conversation that leaves no room for an answer is read without its oldest parts."""
-        wanted = min(request.params.max_new_tokens, self._loaded.context_tokens // 4)
-        messages = request.messages
-        ids = self._loaded.encode(messages)
-        while len(ids) + wanted > self._loaded.context_tokens and (fewer := shorter(messages)) is not None:
-            messages = fewer
-            ids = self._loaded.encode(messages)
-        return ids
 
     def run(self, emit: Emit[Event], stopped: threading.Event, *, sparing: bool = False) -> None:
         """Generate; the last thing emitted is `Finished`. Called again, it goes on after the last token.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bot.inference.catalog import ModelSpec
@@ -62,6 +62,10 @@ class ScriptedEngine:
 
     def ready(self, model: ModelSpec) -> bool:
         """Everything is always there."""
+        return True
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        """Everything goes beside everything."""
         return True
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:

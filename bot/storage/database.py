@@ -41,6 +41,7 @@ class Database:
         self._writer = _engine(path, to_write=True)
         self._readers = _engine(path, to_write=False)
         self._begun: set[asyncio.Task[Any]] = set()
+        self._closed = False
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
         """Do `work`, which changes nothing, in one transaction; it waits for nobody who writes.
@@ -69,6 +70,9 @@ class Database:
         return await self._done(transaction())
 
     async def _done(self, transaction: Coroutine[Any, Any, _Result]) -> _Result:
+        if self._closed:
+            transaction.close()
+            raise StorageError("The bot is stopping.")
         # A task of its own: whoever asked may be cancelled, a transaction is finished.
         task = asyncio.get_running_loop().create_task(transaction)
         self._begun.add(task)
@@ -82,6 +86,7 @@ class Database:
 
     async def aclose(self) -> None:
         """Let what was begun finish, and close the file."""
+        self._closed = True
         if self._begun:
             await asyncio.wait(tuple(self._begun), timeout=ANSWER_TIMEOUT_S)
         await self._readers.dispose()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import random
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import ModelUnavailable, OutOfMemory
 from bot.inference.catalog import ModelSpec, SamplingParams
-from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Loading, TextDelta
+from bot.inference.engine import FinishReason, GenerationRequest, Loading
 from bot.inference.generation import Generation
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
@@ -30,6 +29,7 @@ from bot.inference.pool import ModelPool
 from bot.inference.queue import InferenceQueue
 from bot.inference.schedule import OVERTAKING_LIMIT
 from tests.inference import tiny
+from tests.inference.reading import ending, read, rss_bytes, text_of
 
 
 def make_llama(folder: Path, *, hidden_size: int = 64, layers: int = 2, extra_tokens: int = 0) -> Path:
@@ -95,20 +95,6 @@ def resident(pool: ModelPool) -> list[str]:
 def request(spec: ModelSpec, **params: object) -> GenerationRequest:
     drawn = SamplingParams.model_validate({"max_new_tokens": 12, "temperature": 0.0, **params})
     return GenerationRequest(spec, (ChatMessage(Role.USER, "Tell me a joke."),), drawn)
-
-
-async def read(generation: Generation) -> list[Event]:
-    async with generation:
-        return [event async for event in generation]
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
-def ending(events: list[Event]) -> Finished:
-    assert isinstance(events[-1], Finished)
-    return events[-1]
 
 
 # --- Who stays ------------------------------------------------------------------------------------------------
@@ -239,10 +225,6 @@ async def test_a_load_that_is_cancelled_stops_in_the_middle_and_leaves_nothing(
 # --- Memory comes back ----------------------------------------------------------------------------------------
 
 
-def rss_bytes() -> int:
-    return int(psutil.Process(os.getpid()).memory_info().rss)
-
-
 def test_twenty_loads_and_unloads_leave_memory_where_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -351,11 +333,13 @@ async def test_a_long_prompt_is_read_in_small_pieces_after_memory_ran_out(
     engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of("a", make_llama(tmp_path / "llama"))
-    monkeypatch.setattr("bot.inference.run._SMALL_PREFILL_TOKENS", 16)
+    monkeypatch.setattr("bot.inference.batches.SPARING_STEP_TOKENS", 16)
     lengths: list[int] = []
     async with InferenceQueue(engine) as queue:
         whole = text_of(await read(queue.submit(request(spec))))
         with engine.pool.lease(spec) as loaded:
+            # Nothing of the prompt is in the cache, as it would be a second time.
+            engine._batches.close(loaded)
             forward = loaded.model.forward
 
             def measured(*args: object, **kwargs: object) -> object:

@@ -36,23 +36,10 @@ from bot.inference.estimate import LEAST_S, Estimates
 from bot.inference.generation import Generation
 from bot.inference.queue import InferenceQueue
 from bot.inference.scripted import ScriptedEngine
+from tests.inference.reading import ending, read, text_of
 
 SPEC = ModelSpec(alias="tiny", source="embedded", context_tokens=256, description="a model")
 REQUEST = GenerationRequest(SPEC, (ChatMessage(Role.USER, "Hi"),))
-
-
-async def read(generation: Generation) -> list[Event]:
-    async with generation:
-        return [event async for event in generation]
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, TextDelta))
-
-
-def ending(events: list[Event]) -> Finished:
-    assert isinstance(events[-1], Finished)
-    return events[-1]
 
 
 async def settled() -> None:

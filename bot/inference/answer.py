@@ -1,0 +1,66 @@
+"""One answer of a batch as it grows; it can be taken up again where it was broken off."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from bot.inference.detokenizer import IncrementalDetokenizer
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from bot.inference.loader import LoadedModel
+from bot.inference.prompt_ids import prompt_ids
+from bot.inference.sampler import Draw
+
+
+class Answer:
+    """What was read, drawn and shown for one request. Made on a thread: a long prompt takes a while to encode.
+
+    Args:
+        loaded: the model.
+        request: what is answered.
+
+    Attributes:
+        draw: how its tokens are drawn.
+        finished: how it ended, once it has.
+
+    Raises:
+        PromptTooLong: the messages leave no room for an answer.
+    """
+
+    def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
+        self._begun_s = time.perf_counter()
+        self._prompt_ids, self._limit = prompt_ids(loaded, request)
+        params = request.params
+        if params.seed is None:
+            params = params.model_copy(update={"seed": secrets.randbits(32)})
+        self.draw = Draw.begin(params, self._prompt_ids)
+        self.finished: Finished | None = None
+        self._eos = loaded.eos_token_ids
+        self._detokenizer = IncrementalDetokenizer(loaded.decode)
+        self._ids: list[int] = []
+        self._before = 0  # how many of them were there when it was last taken up
+        self._first_token_s: float | None = None
+
+    def take_up(self) -> tuple[list[int], int]:
+        """The ids to be read, and how many more may be drawn: at first those of the prompt, later also its own."""
+        self._before = len(self._ids)
+        return [*self._prompt_ids, *self._ids], self._limit - len(self._ids)
+
+    def grow(self, drawn: list[int], *, ended: bool) -> list[Event]:
+        """What is new, given all ids that were drawn since it was taken up."""
+        new = drawn[len(self._ids) - self._before :]
+        if self._first_token_s is None and new:
+            self._first_token_s = time.perf_counter() - self._begun_s
+        self._ids += new
+        text = self._detokenizer.feed(new)
+        if ended:
+            text += self._detokenizer.flush()
+        usage = Usage(
+            len(self._prompt_ids), len(self._ids), self._first_token_s, time.perf_counter() - self._begun_s
+        )
+        events: list[Event] = [TextDelta(text, usage)] if text else []
+        if ended:
+            at_end = bool(self._ids) and self._ids[-1] in self._eos
+            self.finished = Finished(FinishReason.STOP if at_end else FinishReason.LENGTH, usage)
+            events.append(self.finished)
+        return events

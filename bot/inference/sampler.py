@@ -1,0 +1,167 @@
+"""How the next tokens of a whole batch are drawn, each request by its own sampling and its own seed.
+
+transformers' batching manager draws for all requests from one generator and knows no repetition penalty for each. Here
+is a logits processor for it that draws by itself: it leaves one token possible in each row, which the manager takes.
+
+Only the likeliest `top_k` are looked at: sorting a vocabulary for top-p, as `generate` does, takes longer than a layer.
+The steps and their order are those of `generate`: repetition penalty, shortest length, temperature, top-k, top-p.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bot.inference.catalog import SamplingParams
+
+if TYPE_CHECKING:
+    import torch
+
+_NEVER = float("-inf")
+
+
+@dataclass(slots=True)
+class Draw:
+    """What drawing for one request needs to remember.
+
+    Attributes:
+        params: its sampling.
+        chance: its own randomness, one number for each token: the same seed gives the same numbers in any batch.
+        seen: the ids that are in its prompt or answer, for the repetition penalty.
+        length: how many tokens those were.
+        prompt_length: how many of them are the prompt's.
+    """
+
+    params: SamplingParams
+    chance: random.Random
+    seen: set[int] = field(default_factory=set)
+    length: int = 0
+    prompt_length: int = 0
+
+    @classmethod
+    def begin(cls, params: SamplingParams, prompt_ids: list[int]) -> Draw:
+        """For a request with this prompt."""
+        seen = set(prompt_ids) if params.repetition_penalty != 1.0 else set()
+        length = len(prompt_ids)
+        return cls(params, random.Random(params.seed), seen, length, length)  # noqa: S311  for jokes, not secrets
+
+    def follow(self, ids: list[int], length: int) -> None:
+        """Take in what was drawn: `ids` are the newest tokens, `length` is of prompt and answer together."""
+        if self.params.repetition_penalty != 1.0 and length > self.length:
+            self.seen.update(ids[self.length - length :])
+        self.length = length
+
+    @property
+    def too_short(self) -> bool:
+        """Whether the answer may not end yet."""
+        return self.length - self.prompt_length < self.params.min_new_tokens
+
+
+def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]) -> torch.Tensor:
+    """Draw a token for each row.
+
+    Args:
+        scores: logits, float32, rows x vocabulary; changed in place.
+        draws: of each row.
+        eos_token_ids: what may not be drawn by an answer that is too short.
+
+    Returns:
+        The ids, one for each row.
+    """
+    import torch
+
+    device = scores.device
+    _penalize(scores, draws)
+    for row, one in enumerate(draws):
+        if one.too_short:
+            scores[row, list(eos_token_ids)] = _NEVER
+    params = [one.params for one in draws]
+    if all(one.temperature == 0 for one in params):
+        return scores.argmax(dim=-1)
+    vocabulary = scores.shape[-1]
+    limits = [min(one.top_k or vocabulary, vocabulary) if one.temperature > 0 else 1 for one in params]
+    likeliest, ids = scores.topk(max(limits), dim=-1)
+    table = torch.tensor(
+        [
+            [one.params.temperature or 1.0, one.params.top_p, limit, one.chance.random()]
+            for one, limit in zip(draws, limits, strict=True)
+        ],
+        dtype=torch.float32,
+        device=device,
+    )
+    temperature, top_p, top_k, chance = (table[:, column : column + 1] for column in range(4))
+    places = torch.arange(likeliest.shape[-1], device=device)
+    shares = (likeliest / temperature).masked_fill(places >= top_k, _NEVER).softmax(dim=-1)
+    before = shares.cumsum(dim=-1) - shares
+    up_to = shares.masked_fill(before >= top_p, 0.0).cumsum(dim=-1)
+    place = (up_to <= chance * up_to[:, -1:]).sum(dim=-1, keepdim=True).clamp(max=likeliest.shape[-1] - 1)
+    return ids.gather(-1, place).squeeze(-1)
+
+
+def _penalize(scores: torch.Tensor, draws: list[Draw]) -> None:
+    """Make what was there already less likely, as transformers does: divide what is above 0, multiply what is below."""
+    import torch
+
+    rows, columns, penalties = list[int](), list[int](), list[float]()
+    for row, one in enumerate(draws):
+        if one.seen:
+            rows += [row] * len(one.seen)
+            columns += one.seen
+            penalties += [one.params.repetition_penalty] * len(one.seen)
+    if not rows:
+        return
+    where = (torch.tensor(rows, device=scores.device), torch.tensor(columns, device=scores.device))
+    penalty = torch.tensor(penalties, dtype=scores.dtype, device=scores.device)
+    were = scores[where]
+    scores[where] = torch.where(were < 0, were * penalty, were / penalty)
+
+
+def processors(draws: dict[str, Draw], eos_token_ids: tuple[int, ...]) -> Any:
+    """transformers' list of processors with ours alone in it.
+
+    Args:
+        draws: of each request by its id; whoever adds a request puts its own there first, and takes it out after.
+        eos_token_ids: what ends an answer.
+    """
+    import torch
+    from transformers import LogitsProcessorList
+    from transformers.generation.continuous_batching.cb_logits_processors import (
+        ContinuousBatchingLogitsProcessor,
+        ContinuousBatchingLogitsProcessorList,
+    )
+
+    class Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc, unused-ignore]
+        """Draws. What it needs of the requests it is told before each step; the tensor for arguments is not used."""
+
+        supported_kwargs: dict[str, type] = {}  # noqa: RUF012  the base class has it so
+        ignored_kwargs: tuple[str, ...] = ()
+
+        def __init__(self) -> None:
+            self._rows: list[Draw] = []
+
+        def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
+            int32_tensor.zero_()
+
+        def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
+            self._rows = []
+            for one in requests_with_new_token:
+                state = one.state
+                row = draws.get(state.request_id) or Draw.begin(SamplingParams(), [])  # it was just cancelled
+                row.follow(state.generated_tokens, len(state.initial_tokens) + len(state.generated_tokens))
+                self._rows.append(row)
+            return torch.zeros(len(self._rows), dtype=torch.int32)
+
+        def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+            # Rows behind these belong to prompts that are read only in part yet, and are not looked at.
+            drawn = scores[: len(self._rows)]
+            if self._rows:
+                tokens = draw(drawn, self._rows, eos_token_ids)
+                drawn.fill_(_NEVER).scatter_(1, tokens.unsqueeze(-1), 0.0)
+            return scores
+
+    made = ContinuousBatchingLogitsProcessorList(LogitsProcessorList())
+    made.logits_processor = LogitsProcessorList([Sampler()])
+    made.tensors_required = 1
+    made.do_processing = True
+    return made

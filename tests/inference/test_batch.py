@@ -1,0 +1,163 @@
+"""Several people are answered at once: who joins, who leaves, and what the others notice of it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot.chat.messages import ChatMessage, Role
+from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.engine import FinishReason, GenerationRequest, TextDelta
+from bot.inference.generation import Generation
+from bot.inference.loader import ModelLoader
+from bot.inference.local import LocalEngine
+from bot.inference.queue import InferenceQueue
+from tests.inference.checkpoints import save_checkpoint
+from tests.inference.reading import ending, read, rss_bytes, text_of
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint("llama", tmp_path_factory.mktemp("batch") / "llama")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[LocalEngine]:
+    loader = ModelLoader(tmp_path)
+    loader.prepare()
+    engine = LocalEngine(loader, budget_bytes=10**9)
+    yield engine
+    asyncio.run(engine.aclose())
+
+
+def ask(folder: Path, question: str = "Hi", alias: str = "tiny", **values: float) -> GenerationRequest:
+    spec = ModelSpec(alias=alias, source=str(folder), context_tokens=512, description="a model")
+    how = {"max_new_tokens": 40, "min_new_tokens": 40, "temperature": 1.0, "seed": 1, **values}
+    return GenerationRequest(spec, (ChatMessage(Role.USER, question),), SamplingParams.model_validate(how))
+
+
+async def until_words(generation: Generation) -> None:
+    async for event in generation:
+        if isinstance(event, TextDelta):
+            return
+
+
+async def test_sixteen_are_answered_at_once_each_with_their_own_sampling(
+    engine: LocalEngine, folder: Path
+) -> None:
+    asked = [
+        ask(folder, f"Question {n}", temperature=n / 8, seed=n, max_new_tokens=80 + n, min_new_tokens=80 + n)
+        for n in range(16)
+    ]
+    async with InferenceQueue(engine, slots=16) as queue:
+        generations = [queue.submit(one) for one in asked]
+        await until_words(generations[0])
+        assert queue.running == 16
+        everybody = await asyncio.gather(*map(read, generations))
+    assert [ending(events).usage.completion_tokens for events in everybody] == [80 + n for n in range(16)]
+    assert all(ending(events).reason is FinishReason.LENGTH for events in everybody)
+
+
+async def test_who_comes_later_joins_and_whoever_is_done_leaves(engine: LocalEngine, folder: Path) -> None:
+    async with InferenceQueue(engine, slots=16) as queue:
+        long = queue.submit(ask(folder, max_new_tokens=300, min_new_tokens=300))
+        await until_words(long)
+        short = await read(queue.submit(ask(folder, "And me?", max_new_tokens=5, min_new_tokens=5)))
+        assert ending(short).usage.completion_tokens == 5
+        assert long.finished is None
+        assert ending(await read(long)).usage.completion_tokens == 300
+
+
+async def test_who_leaves_frees_the_place_in_the_batch_with_the_next_token(
+    engine: LocalEngine, folder: Path
+) -> None:
+    async with InferenceQueue(engine, slots=16) as queue:
+        staying = queue.submit(ask(folder, max_new_tokens=200, min_new_tokens=200))
+        leaving = queue.submit(ask(folder, "Me", max_new_tokens=400, min_new_tokens=400))
+        await until_words(leaving)
+        leaving.cancel()
+        await until_words(staying)
+        await until_words(staying)
+        (batch,) = engine._batches._all.values()
+        assert len(batch._manager.batch_processor.scheduler.active_requests) == 1
+        assert len(batch._draws) == 1
+        assert ending(await read(staying)).usage.completion_tokens == 200
+
+
+async def test_a_long_prompt_is_read_between_the_others_words(engine: LocalEngine, folder: Path) -> None:
+    async with InferenceQueue(engine, slots=16) as queue:
+        talking = queue.submit(ask(folder, max_new_tokens=120, min_new_tokens=120))
+        await until_words(talking)
+        reading = queue.submit(ask(folder, "long " * 75, max_new_tokens=16, min_new_tokens=16))
+        words = 0
+        while not any(isinstance(event, TextDelta) for event in iter(reading.next_nowait, None)):
+            async with asyncio.timeout(20):
+                words += isinstance(await anext(talking), TextDelta)
+        assert words >= 1
+        assert ending(await read(reading)).error is None
+        assert ending(await read(talking)).usage.completion_tokens == 120
+
+
+async def test_the_same_seed_says_the_same_again(engine: LocalEngine, folder: Path) -> None:
+    async with InferenceQueue(engine, slots=16) as queue:
+        first, again, other = [
+            text_of(await read(queue.submit(ask(folder, seed=seed)))) for seed in (7, 7, 8)
+        ]
+    assert first == again != other
+
+
+async def test_more_than_the_cache_holds_are_answered_all_the_same(engine: LocalEngine, folder: Path) -> None:
+    # 16 x (60 + 200) tokens and more, in a cache of 512.
+    asked = [ask(folder, f"{n} " * 20, max_new_tokens=200, min_new_tokens=200, seed=n) for n in range(16)]
+    async with InferenceQueue(engine, slots=16) as queue, asyncio.timeout(100):
+        everybody = await asyncio.gather(*(read(queue.submit(one)) for one in asked))
+    assert [ending(events).usage.completion_tokens for events in everybody] == [200] * 16
+
+
+async def test_one_models_thread_has_ended_before_anothers_begins(engine: LocalEngine, folder: Path) -> None:
+    def threads() -> int:
+        return sum("_run_generation_loop" in thread.name for thread in threading.enumerate())
+
+    async with InferenceQueue(engine, slots=16) as queue:
+        for _ in range(3):
+            for alias in ("one", "two"):
+                asked = [
+                    queue.submit(ask(folder, alias=alias, max_new_tokens=4, min_new_tokens=4))
+                    for _ in range(3)
+                ]
+                everybody = await asyncio.gather(*map(read, asked))
+                assert all(ending(events).error is None for events in everybody)
+                assert threads() == 1
+    await engine.rest()
+    assert threads() == 0
+
+
+async def test_many_short_answers_leave_nothing_behind(
+    engine: LocalEngine, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def some(queue: InferenceQueue, count: int) -> None:
+        for first in range(0, count, 16):
+            asked = [
+                ask(folder, f"{n}", max_new_tokens=2, min_new_tokens=2, seed=n)
+                for n in range(first, first + 16)
+            ]
+            await asyncio.gather(*(read(queue.submit(one)) for one in asked))
+
+    async with InferenceQueue(engine, slots=16) as queue:
+        await some(queue, 480)
+        gc.collect()
+        before_bytes = rss_bytes()
+        await some(queue, 1_600)
+        gc.collect()
+        crept = rss_bytes() / before_bytes - 1
+        (batch,) = engine._batches._all.values()
+        assert batch._draws == {}
+        assert batch._manager.output_router.result_handlers == {}
+    with capsys.disabled():
+        print(f" [crept {crept:+.1%} in 1,600 answers]", end="")  # noqa: T201
+    assert crept < 0.02
