@@ -1,7 +1,7 @@
 # make demo    try the bot in a local page: no GPU, no accounts     (ONCE='/joke topic:cats' for the terminal)
 # make test    lint, types and all tests
 # make run     start the bot on Discord, configured by .env
-# make bench   what the path through the bot costs, against a bare model.generate
+# make bench   how fast the whole bot answers 1 to 32 people, beside a bare model.generate
 # make pictures  the README's picture, taken anew
 
 PYTHON ?= python3
@@ -45,7 +45,7 @@ run: $(READY)
 	@$(BIN)/python -m bot run
 
 bench: $(READY)
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m bot bench
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -21,8 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import discord_payloads, discord_standin
 from bot.app import open_engine, open_services
+from bot.bench import discord_payloads, discord_standin
 from bot.client import PunchlineBot
 from bot.inference.catalog import SamplingParams
 from bot.inference.engine import Finished, GenerationRequest

@@ -40,6 +40,20 @@ def build_parser() -> argparse.ArgumentParser:
     pull = commands.add_parser("pull", help="fetch a model's files ahead of time")
     pull.add_argument("alias", help="an alias from the catalogue")
 
+    bench = commands.add_parser(
+        "bench", help="measure how fast this machine answers, beside bare transformers"
+    )
+    bench.add_argument(
+        "--users", default="1,4,8,16,32", metavar="N,N", help="how many at once (default: %(default)s)"
+    )
+    bench.add_argument("--tokens", type=int, default=64, help="tokens of each answer (default: %(default)s)")
+    bench.add_argument("--model", metavar="ALIAS", help="which model (default: DEFAULT_MODEL)")
+    bench.add_argument(
+        "--peer", action="append", default=[], metavar="URL", help="an OpenAI-compatible server beside"
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
+    bench.add_argument("--plots", type=Path, metavar="FOLDER", help="draw two pictures into this folder")
+
     commands.add_parser("check", help="tell whether this machine is ready")
     return parser
 
@@ -77,6 +91,17 @@ def _dispatch(args: argparse.Namespace) -> int:
         from bot.ops.pull import pull
 
         return pull(settings, args.alias)
+    if args.command == "bench":
+        from bot.bench.run import Plan, bench, parsed_users
+
+        try:
+            users = parsed_users(args.users)
+        except ValueError:
+            raise UsageError(
+                f"--users {args.users}: write numbers with commas between, such as 1,4,16."
+            ) from None
+        plan = Plan(args.model or settings.default_model, users, args.tokens, tuple(args.peer))
+        return bench(settings, plan, args.json, args.plots)
     from bot.ops.doctor import check
 
     return check(settings)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import discord_payloads, discord_standin
 from bot.app import _serve, open_engine, open_services, read_catalog
+from bot.bench import discord_payloads, discord_standin
 from bot.errors import BotError, CatalogError, SettingsError
 from bot.settings import Settings, load_settings
 from tests.conftest import CACHE_DIR

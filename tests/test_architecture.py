@@ -14,6 +14,8 @@ FILES = sorted(path for room in ("bot", "cogs") for path in (ROOT / room).rglob(
 
 HEAVY = ("torch", "transformers", "bitsandbytes")
 MAY_USE_HEAVY = (
+    "bot/bench/bare.py",
+    "bot/bench/run.py",
     "bot/inference/anatomy.py",
     "bot/inference/attention.py",
     "bot/inference/batch.py",

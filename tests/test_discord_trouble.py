@@ -14,8 +14,8 @@ from pathlib import Path
 import discord
 import pytest
 
-from benchmarks import discord_payloads, discord_standin
 from bot.app import open_services
+from bot.bench import discord_payloads, discord_standin
 from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
 from bot.replies import surface
@@ -106,7 +106,7 @@ CRASHES = """
 import asyncio, sys
 from pathlib import Path
 import discord.http
-from benchmarks import discord_payloads
+from bot.bench import discord_payloads
 from bot.app import open_services
 from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine

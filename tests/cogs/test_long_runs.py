@@ -8,7 +8,7 @@ from pathlib import Path
 import discord
 import pytest
 
-from benchmarks import discord_payloads
+from bot.bench import discord_payloads
 from bot.inference.scripted import ScriptedEngine
 from bot.replies import surface
 from tests.cogs.test_own_apps import (

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import discord_payloads, discord_standin
 from bot.app import open_services
+from bot.bench import discord_payloads, discord_standin
 from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
 from bot.settings import load_settings

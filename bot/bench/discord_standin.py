@@ -24,7 +24,7 @@ import yarl
 from aiohttp import web
 from discord.gateway import DiscordWebSocket
 
-from benchmarks.discord_payloads import APPLICATION_ID, BOT, CHANNEL_ID
+from bot.bench.discord_payloads import APPLICATION_ID, BOT, CHANNEL_ID
 
 
 @dataclass(frozen=True, slots=True)
