@@ -96,7 +96,7 @@ async def test_a_discord_that_does_not_answer_does_not_keep_the_model(
                     await channel.get_partial_message(1).edit(content="by hand")
             gate.set()
             await until(lambda: bot.services.inference.running == 0 and not bot.services.answers._live)
-    warned = [record for record in caplog.records if record.name.startswith("bot.")]
+    warned = [record for record in caplog.records if record.name == "bot.replies.live"]
     assert len(warned) == 1
     assert "could not be brought up to date (TimeoutError)" in warned[0].getMessage()
     assert not [record for record in caplog.records if record.exc_info]

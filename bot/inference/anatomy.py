@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError
 
 from bot.errors import ModelUnavailable
+from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TemplateTraits, probe
 from bot.inference.headers import Headers, read_headers
@@ -64,6 +65,7 @@ class Anatomy:
             architecture, or hold packed weights.
         layer: the tensors of one layer.
         template: what the chat template takes; None for a base model, which has none.
+        batched: whether several requests are answered together.
     """
 
     alias: str
@@ -89,6 +91,7 @@ class Anatomy:
     parts: tuple[Part, ...]
     layer: tuple[Matrix, ...]
     template: TemplateTraits | None
+    batched: bool
 
     @property
     def context_tokens(self) -> int:
@@ -200,6 +203,7 @@ def examine(folder: Path, spec: ModelSpec, headers: Headers | None = None) -> An
         parts=parts,
         layer=last_layer(model),
         template=_template(folder, spec),
+        batched=is_batchable(type(model)),
     )
 
 

@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -113,15 +114,13 @@ class Batch:
             DeviceMemoryExhausted: there was not the memory; the answer can be taken up by another batch.
         """
         request_id = str(next(self._numbers))
-        outputs: asyncio.Queue[Any] = asyncio.Queue()
+        outputs = _Outputs()
         self._draws[request_id] = answer.draw
-        self._manager.register_result_handler(request_id, outputs.put_nowait)
+        self._manager.register_result_handler(request_id, outputs.put)
         try:
             self._add(request_id, *answer.take_up())
             while answer.finished is None:
-                output = await outputs.get()
-                while not outputs.empty() and output.error is None:  # each has all tokens so far
-                    output = outputs.get_nowait()
+                output = await outputs.newest()
                 if output.error is not None:
                     async with self._ending:  # for one after the other: it lets go of the thread in between
                         await asyncio.to_thread(self._manager.join, time.perf_counter(), _END_TIMEOUT_S)
@@ -149,3 +148,26 @@ class Batch:
         if error is not None and is_out_of_memory(error):
             return DeviceMemoryExhausted()
         return RuntimeError(f"the batch failed: {type(error).__name__ if error else said}")
+
+
+class _Outputs:
+    """What the batch's thread says of one request, on the event loop."""
+
+    def __init__(self) -> None:
+        self._all: deque[Any] = deque()
+        self._arrived = asyncio.Event()
+
+    def put(self, output: Any) -> None:
+        """Called by the manager."""
+        self._all.append(output)
+        self._arrived.set()
+
+    async def newest(self) -> Any:
+        """The newest, which has all tokens so far; a failure, which may have none, only when it is the next."""
+        while not self._all:
+            self._arrived.clear()
+            await self._arrived.wait()
+        output = self._all.popleft()
+        while output.error is None and self._all and self._all[0].error is None:
+            output = self._all.popleft()
+        return output

@@ -88,6 +88,8 @@ def card(found: Inspection) -> discord.Embed:
         layers = len(anatomy.sliding_layers)
         which = "every layer" if layers == anatomy.layers else f"{layers} of {anatomy.layers} layers"
         embed.add_field(name="Sliding window", value=f"{anatomy.sliding_window:,} tokens in {which}")
+    if not anatomy.batched:
+        embed.add_field(name="Answers", value="one at a time: its layers keep a state that cannot be batched")
     embed.add_field(name="One layer", value=_layer(anatomy), inline=False)
     embed.add_field(name="Memory", value=_memory(anatomy), inline=False)
     if warning := _warning(found):

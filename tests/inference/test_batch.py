@@ -9,14 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import MambaConfig, MambaForCausalLM
 
 from bot.chat.messages import ChatMessage, Role
+from bot.inference.anatomy import examine
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import FinishReason, GenerationRequest, TextDelta
 from bot.inference.generation import Generation
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
+from tests.inference import tiny
 from tests.inference.checkpoints import save_checkpoint
 from tests.inference.reading import ending, read, rss_bytes, text_of
 
@@ -161,3 +165,30 @@ async def test_many_short_answers_leave_nothing_behind(
     with capsys.disabled():
         print(f" [crept {crept:+.1%} in 1,600 answers]", end="")  # noqa: T201
     assert crept < 0.02
+
+
+async def test_a_model_that_cannot_be_batched_answers_one_after_the_other(
+    engine: LocalEngine, tmp_path: Path
+) -> None:
+    tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
+    config = MambaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        state_size=4,
+        num_hidden_layers=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(0)
+    MambaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "mamba")
+    tokenizer.save_pretrained(tmp_path / "mamba")
+    asked = ask(tmp_path / "mamba", max_new_tokens=6, min_new_tokens=6)
+    spec = asked.model.model_copy(update={"quantization": "none"})
+    async with InferenceQueue(engine, slots=4) as queue:
+        generations = [queue.submit(GenerationRequest(spec, asked.messages, asked.params)) for _ in range(3)]
+        everybody = await asyncio.gather(*map(read, generations))
+    assert [ending(events).error for events in everybody] == [None] * 3
+    assert [ending(events).usage.completion_tokens for events in everybody] == [6] * 3
+    assert engine._batches._all == {}
+    assert examine(tmp_path / "mamba", spec).batched is False
