@@ -19,10 +19,11 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from bot.app import open_engine, open_services
 from bot.bench import discord_payloads, discord_standin
+from bot.bench.bare import padded
+from bot.bench.lag import LagMeter
 from bot.client import PunchlineBot
 from bot.inference.catalog import SamplingParams
 from bot.inference.engine import Finished, GenerationRequest
@@ -34,20 +35,6 @@ from bot.services import Services
 from bot.settings import load_settings
 
 _LAG_PERIOD_S = 0.005
-
-
-class LagMeter:
-    """How late the event loop runs a task that wants to run every 5 ms."""
-
-    def __init__(self) -> None:
-        self.lags_s: list[float] = []
-
-    async def run(self) -> None:
-        """Measure until cancelled."""
-        while True:
-            due_s = time.monotonic() + _LAG_PERIOD_S
-            await asyncio.sleep(_LAG_PERIOD_S)
-            self.lags_s.append(time.monotonic() - due_s)
 
 
 class MeasuredReply(LiveReply):
@@ -63,31 +50,9 @@ class MeasuredReply(LiveReply):
 
 
 def bare(engine: LocalEngine, request: GenerationRequest) -> float:
-    """Seconds of `model.generate` alone, for the same request; runs on the engine's thread."""
-    import torch
-
-    with engine.pool.lease(request.model) as lease:
-        loaded = lease
-    params = request.params
-    prompt = torch.tensor([loaded.encode(request.messages)])
-    torch.manual_seed(params.seed or 0)
-    model: Any = loaded.model
-    began_s = time.perf_counter()
-    with torch.inference_mode():
-        model.generate(
-            inputs=prompt,
-            attention_mask=torch.ones_like(prompt),
-            do_sample=True,
-            temperature=params.temperature,
-            top_p=params.top_p,
-            top_k=params.top_k,
-            repetition_penalty=params.repetition_penalty,
-            max_new_tokens=params.max_new_tokens,
-            min_new_tokens=params.min_new_tokens,
-            pad_token_id=loaded.tokenizer.pad_token_id,
-            eos_token_id=list(loaded.eos_token_ids),
-        )
-    return time.perf_counter() - began_s
+    """Seconds of `model.generate` alone, for the same request."""
+    with engine.pool.lease(request.model) as loaded:
+        return padded(loaded, [loaded.encode(request.messages)], request.params)
 
 
 class Asked:
@@ -145,7 +110,7 @@ async def _measure(
     request = await _last_request(services)
     bares: list[float] = []
     asks: list[Asked] = []
-    lag = LagMeter()
+    lag = LagMeter(_LAG_PERIOD_S)
     for number in range(1, rounds + 1):
         await engine.rest()
         bares.append(await in_own_thread(partial(bare, engine, request), timeout_s=600))

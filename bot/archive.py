@@ -16,6 +16,7 @@ from bot.errors import ReplyForgotten, StorageError
 from bot.inference.engine import Finished
 from bot.inference.generation import Generation
 from bot.replies.think import without_thoughts
+from bot.storage.database import in_time
 from bot.storage.replies import INTERRUPTED, KeptReply, Replies
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Archive:
             ReplyForgotten: it is not kept, or not any more.
             StorageError: the database does not answer.
         """
-        if (kept := await _in_time(self._replies.find(reply_id))) is None:
+        if (kept := await in_time(self._replies.find(reply_id), PATIENCE_S)) is None:
             raise ReplyForgotten("This answer is not kept any more. Please ask again.")
         return kept
 
@@ -135,17 +136,9 @@ def conversation(kept: KeptReply, question: str) -> Messages:
     return follow_up(before, without_thoughts(last.content), question)
 
 
-async def _in_time(work: Awaitable[_Result]) -> _Result:
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            return await work
-    except TimeoutError:
-        raise StorageError("The database does not answer. Please try again in a minute.") from None
-
-
 async def _if_possible(work: Awaitable[_Result]) -> _Result | None:
     try:
-        return await _in_time(work)
+        return await in_time(work, PATIENCE_S)
     except StorageError as error:
         log.warning("a reply could not be kept or found: %s", error)
         return None

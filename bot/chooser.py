@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,6 +9,7 @@ from enum import StrEnum
 from bot.errors import StorageError, UnknownModel
 from bot.inference.catalog import ModelCatalog, ModelSpec
 from bot.storage.choices import Chosen, ModelChoices, PlaceKind
+from bot.storage.database import in_time
 
 PATIENCE_S = 2.0  # Discord wants to hear of a command within 3 s, and this comes before
 _SHOWN = 10
@@ -131,11 +131,7 @@ class ModelChooser:
         return specs
 
     async def _chosen(self, place: Place) -> Chosen:
-        try:
-            async with asyncio.timeout(self._patience_s):
-                return await self._choices.at(place.kinds, place.server_id)
-        except TimeoutError:
-            raise StorageError("The database does not answer. Please try again in a minute.") from None
+        return await in_time(self._choices.at(place.kinds, place.server_id), self._patience_s)
 
     def _offer(self, chosen: Chosen) -> tuple[ModelSpec, ...]:
         """What the server offers; all, where none of what it names is left in the catalogue."""

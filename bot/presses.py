@@ -10,7 +10,8 @@ from typing import Any
 import discord
 
 from bot.answers import Answers
-from bot.archive import Archive, Origin, messages_of, messages_to_go_on, words_of
+from bot.archive import Archive, messages_of, messages_to_go_on, words_of
+from bot.chat.messages import ChatMessage
 from bot.chooser import ModelChooser
 from bot.errors import NotAllowed, ReplyForgotten
 from bot.replies.buttons import OPTIONS_LIMIT, Press, model_view
@@ -61,9 +62,7 @@ class Presses:
     async def chosen(self, interaction: _Interaction, reply_id: str, alias: str) -> None:
         """Have another model answer the same."""
         try:
-            kept = await self._theirs(interaction, reply_id)
-            spec = await self._chooser.resolve(alias, place_of(interaction))
-            await self._answers.give(interaction, spec, messages_of(kept))
+            await self._ask(interaction, reply_id, messages_of, alias)
         except Exception as error:  # the last one who can tell the person
             await tell(interaction, error)
 
@@ -80,14 +79,22 @@ class Presses:
         await interaction.response.defer()
 
     async def _again(self, interaction: _Interaction, reply_id: str) -> None:
-        kept = await self._theirs(interaction, reply_id)
-        spec = await self._chooser.resolve(kept.alias, place_of(interaction))
-        await self._answers.give(interaction, spec, messages_of(kept))
+        await self._ask(interaction, reply_id, messages_of)
 
     async def _go_on(self, interaction: _Interaction, reply_id: str) -> None:
+        await self._ask(interaction, reply_id, messages_to_go_on)
+
+    async def _ask(
+        self,
+        interaction: _Interaction,
+        reply_id: str,
+        reads: Callable[[KeptReply], list[ChatMessage]],
+        alias: str | None = None,
+    ) -> None:
+        """Have a reply's own model, or another one, answer what it `reads` of that reply."""
         kept = await self._theirs(interaction, reply_id)
-        spec = await self._chooser.resolve(kept.alias, place_of(interaction))
-        await self._answers.give(interaction, spec, messages_to_go_on(kept))
+        spec = await self._chooser.resolve(alias or kept.alias, place_of(interaction))
+        await self._answers.give(interaction, spec, reads(kept))
 
     async def _other(self, interaction: _Interaction, reply_id: str) -> None:
         kept = await self._theirs(interaction, reply_id)
@@ -134,7 +141,7 @@ class Presses:
             NotAllowed: it is somebody else's.
         """
         kept = await self._archive.find(reply_id)
-        if kept.asker_id != Origin.of(interaction).asker_id:
+        if kept.asker_id != interaction.user.id:
             raise NotAllowed("Only the person who asked can do that. Ask the model yourself: `/ask`.")
         return kept
 

@@ -11,7 +11,8 @@ from bot.client import PunchlineBot
 from bot.errors import UnknownModel
 from bot.inference.catalog import ModelSpec
 from bot.replies.explain import tell_in_channel
-from bot.replies.mention import may_answer, place_of_message, question_in, quoted_in, surface_for
+from bot.replies.mention import may_answer, question_in, quoted_in, surface_for
+from bot.replies.places import place_of_message
 from bot.services import Services
 
 _GREETING = (

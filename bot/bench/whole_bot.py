@@ -13,6 +13,7 @@ from typing import Any
 
 from bot.app import open_services
 from bot.bench import discord_payloads, discord_standin
+from bot.bench.lag import LagMeter
 from bot.bench.work import Result, Timeline, Work, arrivals_s, result
 from bot.client import PunchlineBot
 from bot.inference.engine import Event, GenerationRequest, TextDelta
@@ -63,8 +64,8 @@ class WholeBot:
         """Have so many people ask, and wait for all answers."""
         round_number = next(_numbers)
         questions = [f"{self._work.question(user)} ({round_number})" for user in range(users)]
-        lags_s: list[float] = []
-        meter = asyncio.create_task(_meter(lags_s))
+        lag = LagMeter(_LAG_PERIOD_S)
+        meter = asyncio.create_task(lag.run())
         began_s = time.perf_counter()
         for question, at_s in zip(questions, arrivals_s(users, arrivals, within_s), strict=True):
             await asyncio.sleep(max(0.0, began_s + at_s - time.perf_counter()))
@@ -78,7 +79,7 @@ class WholeBot:
                 self._metered.ended.clear()
                 await self._metered.ended.wait()
         meter.cancel()
-        return result(system, arrivals, [self._metered.timelines[one] for one in questions], lags_s)
+        return result(system, arrivals, [self._metered.timelines[one] for one in questions], lag.lags_s)
 
     def _open(self, question: str) -> bool:
         tokens = self._metered.timelines[question].tokens
@@ -100,11 +101,3 @@ async def running(settings: Settings, engine: LocalEngine, work: Work, alias: st
             finally:
                 await services.inference.drain(0)
                 await bot.close()
-
-
-async def _meter(lags_s: list[float]) -> None:
-    """How late a task runs that wants to run every 20 ms."""
-    while True:
-        due_s = time.monotonic() + _LAG_PERIOD_S
-        await asyncio.sleep(_LAG_PERIOD_S)
-        lags_s.append(time.monotonic() - due_s)

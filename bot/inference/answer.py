@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 
 from bot.inference.detokenizer import IncrementalDetokenizer
@@ -30,10 +29,7 @@ class Answer:
     def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
         self._begun_s = time.perf_counter()
         self._prompt_ids, self._limit = prompt_ids(loaded, request)
-        params = request.params
-        if params.seed is None:
-            params = params.model_copy(update={"seed": secrets.randbits(32)})
-        self.draw = Draw.begin(params, self._prompt_ids)
+        self.draw = Draw.begin(request.params.seeded(), self._prompt_ids)
         self.finished: Finished | None = None
         self._eos = loaded.eos_token_ids
         self._detokenizer = IncrementalDetokenizer(loaded.decode)

@@ -25,7 +25,7 @@ _IMPORT_TIMEOUT_S = 600.0  # a cold disk is slow
 
 
 class LocalEngine:
-    """Answers with transformers' `generate`, one request at a time, from a pool of models in memory.
+    """Answers from a pool of models in memory, those who ask the same one together.
 
     Args:
         loader: fetches and loads.
@@ -43,7 +43,7 @@ class LocalEngine:
         batch_requests: int = 16,
     ) -> None:
         self._loader = loader
-        self._batches = Batches(requests=batch_requests, make_room=self._make_room)
+        self._batches = Batches(requests=batch_requests, make_room=lambda: self.pool.unload_idle())
         self.pool = ModelPool(
             loader,
             budget_bytes=budget_bytes,
@@ -105,9 +105,6 @@ class LocalEngine:
                     f"There was not enough memory for this answer of {request.model.alias}. Please shorten the "
                     "question, or try a smaller model."
                 ) from None
-
-    async def _make_room(self) -> None:
-        await self.pool.unload_idle()
 
     async def rest(self) -> None:
         """Let no thread of the engine's run until the next request; see `Batches.rest`."""

@@ -6,7 +6,6 @@ import re
 
 import discord
 
-from bot.chooser import Place
 from bot.replies.surface import ChannelSurface
 
 _MEANT = (discord.MessageType.default, discord.MessageType.reply)
@@ -58,11 +57,3 @@ def surface_for(message: discord.Message) -> ChannelSurface:
         discord.utils.DEFAULT_FILE_SIZE_LIMIT_BYTES if message.guild is None else message.guild.filesize_limit
     )
     return ChannelSurface(channel, asked_in=_reference_to(message), filesize_limit=limit)
-
-
-def place_of_message(message: discord.Message) -> Place:
-    """The place of a message."""
-    server_id = None if message.guild is None else message.guild.id
-    if isinstance(message.channel, discord.Thread):
-        return Place(message.channel.parent_id, server_id, message.channel.id)
-    return Place(message.channel.id, server_id)

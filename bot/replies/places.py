@@ -19,10 +19,18 @@ _CHANNEL = 3  # the kind of an override, Discord API v10
 
 def place_of(interaction: discord.Interaction[Any]) -> Place:
     """The place of an interaction."""
-    channel_id = interaction.channel_id or interaction.user.id
-    if isinstance(interaction.channel, discord.Thread):
-        return Place(interaction.channel.parent_id, interaction.guild_id, channel_id)
-    return Place(channel_id, interaction.guild_id)
+    return _place(interaction.channel, interaction.channel_id or interaction.user.id, interaction.guild_id)
+
+
+def place_of_message(message: discord.Message) -> Place:
+    """The place of a message."""
+    return _place(message.channel, message.channel.id, None if message.guild is None else message.guild.id)
+
+
+def _place(channel: object, channel_id: int, server_id: int | None) -> Place:
+    if isinstance(channel, discord.Thread):
+        return Place(channel.parent_id, server_id, channel_id)
+    return Place(channel_id, server_id)
 
 
 async def require(interaction: discord.Interaction[Any], permission: Permission) -> None:

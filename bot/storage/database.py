@@ -29,6 +29,19 @@ _SENTENCES = {
 }
 
 
+async def in_time(work: Awaitable[_Result], patience_s: float) -> _Result:
+    """What a store says, for somebody who does not wait longer than that; what it does goes on.
+
+    Raises:
+        StorageError: it took longer.
+    """
+    try:
+        async with asyncio.timeout(patience_s):
+            return await work
+    except TimeoutError:
+        raise StorageError("The database does not answer. Please try again in a minute.") from None
+
+
 class Database:
     """A file that is open. Stores use it through `read` and `run`.
 

@@ -75,6 +75,20 @@ async def refusal(world: World, answer: discord.Message) -> int:
     return refused.value.code
 
 
+async def freed(
+    world: World, fault: Fault, answer: discord.Message, gate: asyncio.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Let the fault happen, see that it does, and that the model is free then, with one line and no traceback."""
+    caplog.set_level("INFO")
+    fault.happens(world, answer)
+    assert await refusal(world, answer) in fault.codes
+    gate.set()
+    await world.until(lambda: world.queue.running == 0)
+    await world.pass_time(20)
+    assert len([line for line in lines(caplog) if "is gone" in line]) == 1, lines(caplog)
+    assert not [record for record in caplog.records if record.exc_info]
+
+
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the bot said that an operator would look up."""
     return [record.getMessage() for record in caplog.records if record.name.startswith(("bot.", "cogs."))]
@@ -91,16 +105,9 @@ async def test_a_mention_whose_place_is_gone_frees_the_model_with_one_line(
         await world.alice.send(world.channel, f"{world.bot.user.mention} why?")
         await world.until(lambda: any(message.author.bot for message in world.messages))
         answer = next(message for message in world.messages if message.author.bot)
-        caplog.set_level("INFO")
-        fault.happens(world, answer)
-        assert await refusal(world, answer) in fault.codes
-        gate.set()
-        await world.until(lambda: engine.stopped == 1 and world.queue.running == 0)
-        await world.pass_time(20)
-        told = [line for line in lines(caplog) if "is gone" in line]
-        assert len(told) == 1, lines(caplog)
+        await freed(world, fault, answer, gate, caplog)
+        assert engine.stopped == 1
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-        assert not [record for record in caplog.records if record.exc_info]
         assert world.bot.services.answers._live == {}
         assert await world.bot.services.archive.unfinished() == []
 
@@ -116,15 +123,8 @@ async def test_a_command_whose_place_is_gone_frees_the_model_with_one_line(
     engine = ScriptedEngine(script=("One", gate.wait, " two", forever.wait))
     async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        answer = world.messages[0]
-        caplog.set_level("INFO")
-        fault.happens(world, answer)
-        assert await refusal(world, answer) in fault.codes
-        gate.set()
-        await world.until(lambda: engine.stopped == 1 and world.queue.running == 0)
-        await world.pass_time(20)
-        assert len([line for line in lines(caplog) if "is gone" in line]) == 1, lines(caplog)
-        assert not [record for record in caplog.records if record.exc_info]
+        await freed(world, fault, world.messages[0], gate, caplog)
+        assert engine.stopped == 1
 
 
 async def test_one_who_waits_in_a_channel_that_is_deleted_gives_the_place_back(tmp_path: Path) -> None:

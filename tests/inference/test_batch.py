@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from bot.inference.anatomy import examine
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import FinishReason, GenerationRequest, TextDelta
 from bot.inference.generation import Generation
-from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from tests.inference import tiny
@@ -28,15 +26,6 @@ from tests.inference.reading import ending, read, rss_bytes, text_of
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint("llama", tmp_path_factory.mktemp("batch") / "llama")
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[LocalEngine]:
-    loader = ModelLoader(tmp_path)
-    loader.prepare()
-    engine = LocalEngine(loader, budget_bytes=10**9)
-    yield engine
-    asyncio.run(engine.aclose())
 
 
 def ask(folder: Path, question: str = "Hi", alias: str = "tiny", **values: float) -> GenerationRequest:

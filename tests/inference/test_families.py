@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +36,6 @@ CONVERSATION = (
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
     return {alias: save_checkpoint(alias, root / alias) for alias in FAMILIES}
-
-
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[LocalEngine]:
-    loader = ModelLoader(tmp_path)
-    loader.prepare()
-    engine = LocalEngine(loader, budget_bytes=10**9)
-    yield engine
-    asyncio.run(engine.aclose())
 
 
 def spec_of(folder: Path, alias: str = "tiny", **options: Any) -> ModelSpec:

@@ -104,6 +104,20 @@ async def ask(crowd: Crowd, how: Callable[[PunchlineBot, int, int], None], folde
     return Seen(list(replies.values()), asked_s, refused)
 
 
+async def seen_by(
+    crowd: Crowd,
+    how: Callable[[PunchlineBot, int, int], None],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Seen:
+    """What a crowd saw, said to whoever runs the tests, and looked at."""
+    seen = await ask(crowd, how, folder)
+    with capsys.disabled():
+        sys.stdout.write(str(seen))
+    assert_right(seen, crowd)
+    return seen
+
+
 def assert_right(seen: Seen, crowd: Crowd) -> None:
     """No limit was met, every end is right and the last thing that was sent, and nothing was sent twice."""
     assert seen.refused == 0
@@ -121,10 +135,7 @@ def assert_right(seen: Seen, crowd: Crowd) -> None:
 async def test_all_who_give_a_command_at_once_see_their_answer_grow(
     crowd: Crowd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen = await ask(crowd, by_command, tmp_path)
-    with capsys.disabled():
-        sys.stdout.write(str(seen))
-    assert_right(seen, crowd)
+    seen = await seen_by(crowd, by_command, tmp_path, capsys)
     assert max(seen.gaps_s) < 5.0
 
 
@@ -134,8 +145,5 @@ async def test_all_who_give_a_command_at_once_see_their_answer_grow(
 async def test_all_who_mention_the_bot_at_once_share_the_channel_and_nobody_is_forgotten(
     crowd: Crowd, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen = await ask(crowd, by_mention, tmp_path)
-    with capsys.disabled():
-        sys.stdout.write(str(seen))
-    assert_right(seen, crowd)
+    seen = await seen_by(crowd, by_mention, tmp_path, capsys)
     assert max(*seen.gaps_s, *seen.first_words_s) < 17.0  # 16 at 1 s each, and what a busy machine adds
