@@ -23,6 +23,7 @@ MAY_USE_HEAVY = (
     "bot/inference/device.py",
     "bot/inference/experts.py",
     "bot/inference/loader.py",
+    "bot/inference/products.py",
     "bot/inference/run.py",
     "bot/inference/weights.py",
     "bot/inference/parts.py",

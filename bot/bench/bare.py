@@ -1,18 +1,75 @@
-"""transformers' `generate` by itself, for the same questions: one by one, and as one padded batch."""
+"""transformers' `generate` by itself, for the same questions: one by one, and as one padded batch.
+
+In a process of its own, with a model that is loaded as transformers and bitsandbytes do it: what the bot does to its
+models for speed is not there, and the memory it takes is not counted as the bot's.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
+import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
 
 from bot.bench.work import Result, Work
-from bot.inference.catalog import SamplingParams
-from bot.inference.loader import LoadedModel
+from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.loader import LoadedModel, ModelLoader
+
+_T = TypeVar("_T")
+
+_TIMEOUT_S = 1_800.0
+_COPIED_BYTES = 256 * 2**20
+_loaded: list[LoadedModel] = []  # of this process, where it is one that measures
 
 
-def generate(loaded: LoadedModel, work: Work, users: int) -> Result:
-    """The better of the two ways, in tokens per second. Runs on the thread that calls it."""
+class Bare:
+    """`generate`, in another process."""
+
+    def __init__(self, pool: ProcessPoolExecutor) -> None:
+        self._pool = pool
+
+    async def ask(self, work: Work, users: int) -> Result:
+        """The better of the two ways, in tokens per second."""
+        return await self._run(_ask, work, users)
+
+    async def bandwidth(self) -> float:
+        """Bytes a second that this memory reads and writes, by copying."""
+        return await self._run(_bandwidth)
+
+    async def _run(self, work: Callable[..., _T], *given: Any) -> _T:
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work, *given)
+        return await asyncio.wait_for(running, _TIMEOUT_S)
+
+
+@asynccontextmanager
+async def bare(cache_dir: Path, spec: ModelSpec) -> AsyncIterator[Bare]:
+    """The process, with the model in memory as soon as it is needed."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=_load, initargs=(cache_dir, spec)) as pool:
+        yield Bare(pool)
+
+
+def _load(cache_dir: Path, spec: ModelSpec) -> None:
+    loader = ModelLoader(cache_dir, plain=True)
+
+    def work() -> None:
+        loader.prepare()
+        _loaded.append(loader.load(spec, lambda *_: None))
+
+    loading = threading.Thread(
+        target=work
+    )  # one that ends: two that calculate would halve each other's speed
+    loading.start()
+    loading.join()
+
+
+def _ask(work: Work, users: int) -> Result:
+    (loaded,) = _loaded
     prompts = [loaded.encode(work.messages(user)) for user in range(users)]
     padded_s = min(padded(loaded, prompts, work.sampling) for _ in range(2))
     alone_s = padded_s if users == 1 else sum(padded(loaded, [one], work.sampling) for one in prompts)
@@ -46,3 +103,20 @@ def padded(loaded: LoadedModel, prompts: Sequence[list[int]], how: SamplingParam
             eos_token_id=list(loaded.eos_token_ids),
         )
     return time.perf_counter() - began_s
+
+
+def _bandwidth() -> float:
+    """Bytes a second that this memory reads and writes, by copying."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    source = torch.ones(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    best_s = float("inf")
+    for _ in range(5):
+        began_s = time.perf_counter()
+        target.copy_(source)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best_s = min(best_s, time.perf_counter() - began_s)
+    return 2 * _COPIED_BYTES / best_s

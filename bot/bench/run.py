@@ -9,26 +9,25 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from bot.app import open_engine, read_catalog
-from bot.bench.bare import generate
+from bot.bench.bare import Bare, bare
 from bot.bench.peer import ask_peer
 from bot.bench.report import draw, table
 from bot.bench.whole_bot import WholeBot, running
 from bot.bench.work import Result, Work
+from bot.chat.prompt import ask_messages
 from bot.inference.catalog import ModelSpec
+from bot.inference.engine import GenerationRequest
 from bot.inference.local import LocalEngine
 from bot.inference.memory import Footprint
-from bot.inference.threads import in_own_thread
 from bot.settings import Settings
 
-_STEP_TIMEOUT_S = 1_800.0
-_COPIED_BYTES = 256 * 2**20
+_ROUNDS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,28 +76,34 @@ async def _measure(settings: Settings, plan: Plan) -> tuple[list[Result], dict[s
     async with open_engine(settings) as engine:
         assert isinstance(engine, LocalEngine)  # noqa: S101
         load_s = await _loaded(engine, spec)
-        bandwidth = await in_own_thread(_bandwidth, timeout_s=_STEP_TIMEOUT_S)
-        async with running(settings, engine, work, plan.alias) as bot:
+        async with (
+            bare(settings.cache_dir, spec) as generate,
+            running(settings, engine, work, plan.alias) as bot,
+        ):
+            bandwidth = await generate.bandwidth()
             await bot.ask(1, "once")  # what is made once is made now
             footprint = engine.memory().residents[0].footprint
             for users in plan.users:
                 _say(f"{users} at once")
-                results.append(await _bare(engine, spec, work, users))
-                for arrivals in ("once", "poisson") if users > 1 else ("once",):
-                    row = await bot.ask(users, arrivals)
-                    results.append(replace(row, roofline_share=_share(row, footprint, work, bandwidth)))
+                for row in await _side_by_side(generate, bot, work, users):
+                    shares = replace(row, roofline_share=_share(row, footprint, spec, work, bandwidth))
+                    results.append(shares)
                 results += [await ask_peer(peer, work, users, "once") for peer in plan.peers]
+            peak_bytes = _peak_bytes()  # later, two models are in memory
             if plan.changes:
                 results += await _changes(engine, spec, bot, max(plan.users))
-    peak_bytes = _peak_bytes()
     about = {"load_s": load_s, "bandwidth_bytes_per_s": bandwidth, "peak_memory_bytes": peak_bytes}
     return results, about | {"tokens": plan.tokens, "model": plan.alias}
 
 
-async def _bare(engine: LocalEngine, spec: ModelSpec, work: Work, users: int) -> Result:
-    await engine.rest()  # two threads that calculate would halve each other's speed
-    with engine.pool.lease(spec) as loaded:
-        return await in_own_thread(partial(generate, loaded, work, users), timeout_s=_STEP_TIMEOUT_S)
+async def _side_by_side(generate: Bare, bot: WholeBot, work: Work, users: int) -> list[Result]:
+    """The better of two rounds of each, by turns, so that a busy neighbour hits both; and people who come by and by."""
+    bare_rounds, bot_rounds = list[Result](), list[Result]()
+    for _ in range(_ROUNDS):
+        bare_rounds.append(await generate.ask(work, users))
+        bot_rounds.append(await bot.ask(users, "once"))
+    rows = [max(rounds, key=lambda row: row.tokens_per_second) for rounds in (bare_rounds, bot_rounds)]
+    return rows if users == 1 else [*rows, await bot.ask(users, "poisson")]
 
 
 async def _changes(engine: LocalEngine, spec: ModelSpec, bot: WholeBot, users: int) -> list[Result]:
@@ -110,8 +115,9 @@ async def _changes(engine: LocalEngine, spec: ModelSpec, bot: WholeBot, users: i
     await loading
     after = await bot.ask(users, "once", system="punchline, after the load")
     for model in (twin, spec, twin):
-        with engine.pool.lease(model) as loaded:
-            await engine._batches._running(loaded)
+        one_token = model.sampling.model_copy(update={"max_new_tokens": 1})
+        async for _ in engine.generate(GenerationRequest(model, ask_messages("Hello"), one_token)):
+            pass
     changed = await bot.ask(users, "once", system="punchline, after 3 changes")
     await engine.pool.unload_idle()
     return [during, after, changed]
@@ -125,28 +131,11 @@ async def _loaded(engine: LocalEngine, spec: ModelSpec) -> float:
     return time.perf_counter() - began_s
 
 
-def _share(row: Result, footprint: Footprint, work: Work, bandwidth: float) -> float:
+def _share(row: Result, footprint: Footprint, spec: ModelSpec, work: Work, bandwidth: float) -> float:
     """How much of the memory's bandwidth is used, if each step reads the weights once and each its own cache."""
-    cache_bytes = footprint.total_bytes - footprint.weights_bytes
-    per_token_bytes = footprint.weights_bytes / row.users + cache_bytes * work.tokens / 8_192
+    cache_bytes = footprint.cache_bytes * work.tokens / spec.context_tokens
+    per_token_bytes = footprint.weights_bytes / row.users + cache_bytes
     return row.tokens_per_second * per_token_bytes / bandwidth
-
-
-def _bandwidth() -> float:
-    """Bytes a second that this memory reads and writes, by copying."""
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = torch.ones(_COPIED_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    best_s = float("inf")
-    for _ in range(5):
-        began_s = time.perf_counter()
-        target.copy_(source)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return 2 * _COPIED_BYTES / best_s
 
 
 def _peak_bytes() -> int:

@@ -67,11 +67,12 @@ class WholeBot:
         lag = LagMeter(_LAG_PERIOD_S)
         meter = asyncio.create_task(lag.run())
         began_s = time.perf_counter()
-        for question, at_s in zip(questions, arrivals_s(users, arrivals, within_s), strict=True):
+        times = arrivals_s(users, arrivals, within_s)
+        for user, (question, at_s) in enumerate(zip(questions, times, strict=True)):
             await asyncio.sleep(max(0.0, began_s + at_s - time.perf_counter()))
             self._metered.timelines[question] = Timeline(time.perf_counter())
             payload = discord_payloads.command_payload(
-                next(_numbers), "ask", users % 8, prompt=question, model=self._alias
+                next(_numbers), "ask", user % 8, prompt=question, model=self._alias
             )
             self._bot._connection.parse_interaction_create(payload)  # type: ignore[arg-type]  # as the gateway would
         async with asyncio.timeout(_ROUND_TIMEOUT_S):

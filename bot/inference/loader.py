@@ -22,10 +22,11 @@ from bot.chat.messages import ChatMessage, Role
 from bot.errors import ModelUnavailable
 from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
-from bot.inference.device import is_out_of_memory
+from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
 from bot.inference.experts import experts_quantized
 from bot.inference.memory import Footprint
+from bot.inference.products import use_direct_products
 from bot.inference.weights import weights_reported
 
 if TYPE_CHECKING:
@@ -88,11 +89,13 @@ class ModelLoader:
     Args:
         cache_dir: where the embedded model is kept.
         hf_token: for gated repositories; None asks as nobody.
+        plain: leave models as transformers and bitsandbytes make them, to compare; see `products.py`.
     """
 
-    def __init__(self, cache_dir: Path, hf_token: str | None = None) -> None:
+    def __init__(self, cache_dir: Path, hf_token: str | None = None, *, plain: bool = False) -> None:
         self._cache_dir = cache_dir
         self._hf_token = hf_token
+        self._plain = plain
 
     def prepare(self) -> None:
         """Import torch and transformers, which takes seconds, and calm them down."""
@@ -173,7 +176,12 @@ class ModelLoader:
             missing = sorted(told["missing_keys"])
             if missing:  # transformers would make them up, and the model talk nonsense
                 raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
-            return _ready(spec, tokenizer, model.eval())
+            model.eval()
+            trim_heap()  # so that the peak is that of one step and not of both
+            if not self._plain:
+                use_direct_products(model)
+                trim_heap()
+            return _ready(spec, tokenizer, model)
         except _LOAD_FAULTS as error:
             log.exception("cannot load %s from %s", spec.alias, folder)
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
