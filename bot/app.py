@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -16,7 +16,7 @@ from bot.archive import Archive
 from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.errors import BotError, CatalogError, SettingsError
-from bot.inference.catalog import ModelCatalog, ModelSpec, load_catalog
+from bot.inference.catalog import ModelCatalog, load_catalog
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
 from bot.inference.loader import ModelLoader
@@ -36,13 +36,14 @@ from bot.settings import Settings
 from bot.storage.choices import ModelChoices
 from bot.storage.database import open_database
 from bot.storage.replies import Replies
+from bot.warm_up import made_ready_beside
 
 log = logging.getLogger(__name__)
 
 
 def model_loader(settings: Settings) -> ModelLoader:
     """The loader these settings describe."""
-    return ModelLoader(settings.cache_dir, settings.hub_token)
+    return ModelLoader(settings.cache_dir, settings.hub_token, keep_quantized=settings.keep_quantized)
 
 
 @asynccontextmanager
@@ -80,6 +81,7 @@ async def open_services(
         StorageError: the database cannot be used.
     """
     catalog = read_catalog(settings)
+    early = dict.fromkeys((*settings.load_at_start, *settings.pinned_models))
     queue = InferenceQueue(
         engine,
         slots=settings.batch_requests,
@@ -91,7 +93,7 @@ async def open_services(
     async with (
         open_database(settings.database_path) as database,
         queue,
-        _loaded_beside(engine, [catalog[alias] for alias in settings.load_at_start]),
+        made_ready_beside(engine, queue, [catalog[alias] for alias in early]),
     ):
         chooser = ModelChooser(catalog, ModelChoices(database))
         archive = Archive(Replies(database), kept_days=settings.replies_kept_days)
@@ -138,26 +140,6 @@ def read_catalog(settings: Settings) -> ModelCatalog:
                 f"{variable} names '{unknown[0]}', which is not in the catalogue: {', '.join(catalog)}."
             )
     return catalog
-
-
-@asynccontextmanager
-async def _loaded_beside(engine: Engine, specs: Sequence[ModelSpec]) -> AsyncIterator[None]:
-    """Load models while the bot logs in; the block does not wait for them."""
-
-    async def load() -> None:
-        for spec in specs:
-            try:
-                await engine.fetch(spec, lambda _: None)
-                await engine.load(spec, lambda _: None)
-            except BotError as error:
-                log.error("%s is not loaded at the start: %s", spec.alias, error)
-
-    loading = asyncio.create_task(load())
-    try:
-        yield
-    finally:
-        loading.cancel()
-        await asyncio.gather(loading, return_exceptions=True)
 
 
 def run(settings: Settings, *, force_sync: bool = False) -> int:

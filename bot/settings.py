@@ -76,6 +76,7 @@ class Settings(BaseSettings):
         default_factory=lambda: platformdirs.user_data_path("punchline"),
         description="write a folder the bot may write to",
     )
+    keep_quantized: bool = Field(True, description="write on or off")
     gpu_memory_budget: ByteSize | None = Field(
         None, description="write a size such as 20GB, or leave it out for what is free at the start"
     )

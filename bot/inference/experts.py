@@ -44,6 +44,11 @@ def becomes_nf4(module: torch.nn.Module, name: str) -> bool:
     return name in _WEIGHTS and understood(module)
 
 
+def has_experts(model: torch.nn.Module) -> bool:
+    """Whether a model holds experts that were quantized here."""
+    return any(isinstance(module, _experts_class()) for module in model.modules())
+
+
 @contextmanager
 def experts_quantized() -> Iterator[None]:
     """While the block runs, transformers' 4-bit quantizer takes experts too. It is the whole process's."""

@@ -24,10 +24,10 @@ from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
-from bot.inference.experts import experts_quantized
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
-from bot.inference.weights import weights_reported
+from bot.inference.quantized import QuantizedCopies, keepable
+from bot.inference.weights import ON_THIS_DISK, read_weights, weights_reported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,12 +89,21 @@ class ModelLoader:
     Args:
         cache_dir: where the embedded model is kept.
         hf_token: for gated repositories; None asks as nobody.
+        keep_quantized: whether the cache holds quantized weights too, see `quantized.py`.
         plain: leave models as transformers and bitsandbytes make them, to compare; see `products.py`.
     """
 
-    def __init__(self, cache_dir: Path, hf_token: str | None = None, *, plain: bool = False) -> None:
+    def __init__(
+        self,
+        cache_dir: Path,
+        hf_token: str | None = None,
+        *,
+        keep_quantized: bool = True,
+        plain: bool = False,
+    ) -> None:
         self._cache_dir = cache_dir
         self._hf_token = hf_token
+        self._copies = QuantizedCopies(cache_dir / "quantized") if keep_quantized and not plain else None
         self._plain = plain
 
     def prepare(self) -> None:
@@ -153,30 +162,15 @@ class ModelLoader:
         Raises:
             ModelUnavailable: files are missing or broken, or there is not the memory for it.
         """
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         folder = self.fetch(spec, report)
         step = f"loading {spec.alias}"
         report(step, None)
         try:
-            common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-            tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-            with weights_reported(partial(report, step)), experts_quantized():
-                read: Any = AutoModelForCausalLM.from_pretrained(
-                    folder,
-                    device_map="auto",
-                    dtype=torch.bfloat16,
-                    use_safetensors=True,
-                    quantization_config=_quantization(spec),
-                    output_loading_info=True,
-                    **common,
-                )
-            model, told = read
-            missing = sorted(told["missing_keys"])
-            if missing:  # transformers would make them up, and the model talk nonsense
-                raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
-            model.eval()
+            tokenizer = AutoTokenizer.from_pretrained(folder, **ON_THIS_DISK)
+            with weights_reported(partial(report, step)):
+                model = self._quantized(spec, folder)
             trim_heap()  # so that the peak is that of one step and not of both
             if not self._plain:
                 use_direct_products(model)
@@ -186,6 +180,25 @@ class ModelLoader:
             log.exception("cannot load %s from %s", spec.alias, folder)
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
             raise ModelUnavailable(_why_not(spec, error)) from error
+
+    def _quantized(self, spec: ModelSpec, folder: Path) -> PreTrainedModel:
+        """The weights, from the copy that is quantized already or else from the checkpoint."""
+        quantize = spec.quantization != "none"
+        if self._copies is None or not quantize:
+            return read_weights(folder, quantize=quantize)
+        if copy := self._copies.find(spec, folder):
+            try:
+                return read_weights(copy, quantize=False)
+            except _LOAD_FAULTS as error:
+                if is_out_of_memory(error):
+                    raise
+                traceback.clear_frames(error.__traceback__)
+                log.warning("the quantized copy of %s is damaged, and made anew: %s", spec.alias, error)
+                self._copies.drop(copy)
+        model = read_weights(folder, quantize=True)
+        if keepable(model, spec):
+            self._copies.keep(model, spec, folder)
+        return model
 
 
 # A missing file, an unknown architecture, a broken header or template, or not the memory: transformers' own errors
@@ -207,20 +220,6 @@ def _why_not(spec: ModelSpec, error: BaseException) -> str:
     return (
         f"{spec.alias} cannot be loaded: its files are missing, broken or of a kind that is not supported. The "
         "operator finds the reason in the log."
-    )
-
-
-def _quantization(spec: ModelSpec) -> Any:
-    if spec.quantization == "none":
-        return None
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
     )
 
 

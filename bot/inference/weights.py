@@ -1,10 +1,16 @@
-"""How far transformers is with a checkpoint's weights."""
+"""A checkpoint's weights, read by transformers, and how far it is with them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from bot.inference.experts import experts_quantized
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _DESCRIPTION = "Loading weights"  # what transformers calls its own bar
 
@@ -51,3 +57,45 @@ class _Counted:
 
     def __getattr__(self, _: str) -> Callable[..., None]:
         return lambda *_, **__: None
+
+
+ON_THIS_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def read_weights(folder: Path, *, quantize: bool) -> PreTrainedModel:
+    """The model in a folder, with all its weights.
+
+    Args:
+        folder: a checkpoint.
+        quantize: to NF4, with double quantization; else it is taken as it is.
+
+    Raises:
+        ValueError: weights are not in its files: transformers would make them up, and the model talk nonsense.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict[str, Any] = {}  # to transformers, None means that what is quantized cannot be read
+    if quantize:
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    with experts_quantized():
+        read: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            device_map="auto",
+            dtype=torch.bfloat16,
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+            **ON_THIS_DISK,
+        )
+    model, told = read
+    missing = sorted(told["missing_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
+    evaluating: PreTrainedModel = model.eval()
+    return evaluating

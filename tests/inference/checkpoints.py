@@ -69,9 +69,11 @@ _TEMPLATES = {
 }
 
 
-def save_checkpoint(alias: str, folder: Path, *, context_tokens: int = 512, **options: Any) -> Path:
+def save_checkpoint(
+    alias: str, folder: Path, *, context_tokens: int = 512, seed: int = 0, **options: Any
+) -> Path:
     """Make one; `options` go to `save_pretrained`, `max_shard_size` for one."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config: Any = (CONFIGS | NOT_UNDERSTOOD)[alias]()
     config.max_position_embeddings = context_tokens
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
