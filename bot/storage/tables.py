@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, BigInteger, Column, DateTime, ForeignKey, Index, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 metadata = MetaData()
 
@@ -48,4 +62,54 @@ reply_messages = Table(
     metadata,
     Column("message_id", BigInteger, primary_key=True, autoincrement=False),
     Column("reply_id", ForeignKey("replies.id", ondelete="CASCADE"), nullable=False, index=True),
+)
+
+# What moderators decided: who may ask in their server, and where. `alias` is the model a rule is for, empty for all.
+access_rules = Table(
+    "access_rules",
+    metadata,
+    Column("server_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(8), primary_key=True),
+    Column("subject_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("alias", String(32), primary_key=True),
+    Column("allowed", Boolean, nullable=False),
+    Column("set_by", BigInteger, nullable=False),
+    Column("set_at", DateTime, nullable=False),
+)
+
+# How much moderators let people have in their server. Empty says nothing, 0 is no limit.
+access_quotas = Table(
+    "access_quotas",
+    metadata,
+    Column("server_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(8), primary_key=True),
+    Column("subject_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_day", BigInteger),
+    Column("gpu_s_per_day", BigInteger),
+    Column("set_by", BigInteger, nullable=False),
+    Column("set_at", DateTime, nullable=False),
+)
+
+# The servers whose moderators have switched the bot off.
+servers_off = Table(
+    "servers_off",
+    metadata,
+    Column("server_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("set_by", BigInteger, nullable=False),
+    Column("set_at", DateTime, nullable=False),
+)
+
+# What was used, added up in short spans of time: by a person, by a person in a server, by a server.
+# `span_s` is when a span begins, in seconds since 1970; `server_id` is 0 where a person is meant everywhere.
+usage_spans = Table(
+    "usage_spans",
+    metadata,
+    Column("kind", String(8), primary_key=True),
+    Column("subject_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("server_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("span_s", Integer, primary_key=True, autoincrement=False),
+    Column("tokens", BigInteger, nullable=False),
+    Column("gpu_s", Float, nullable=False),
+    Index("usage_by_age", "span_s"),
 )
