@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from typing import Any
 
 import discord
 
+from bot.access.asker import Asker
+from bot.access.gate import Gate
+from bot.access.recent import Admission
 from bot.archive import Archive, Origin
 from bot.chat.messages import ChatMessage, Role
 from bot.inference.catalog import ModelSpec
@@ -31,15 +35,23 @@ class Answers:
         inference: where requests go.
         live_reply: makes the growing reply for a surface, an id and what is seen at first.
         archive: where they are kept.
+        gate: whom it lets in; there is no other way to the queue.
         max_new_tokens: the operator's limit on an answer's length.
     """
 
     def __init__(
-        self, inference: InferenceQueue, live_reply: LiveReplies, archive: Archive, *, max_new_tokens: int
+        self,
+        inference: InferenceQueue,
+        live_reply: LiveReplies,
+        archive: Archive,
+        gate: Gate,
+        *,
+        max_new_tokens: int,
     ) -> None:
         self._inference = inference
         self._live_reply = live_reply
         self._archive = archive
+        self._gate = gate
         self._max_new_tokens = max_new_tokens
         self._live: dict[str, tuple[LiveReply, Origin]] = {}
 
@@ -47,14 +59,31 @@ class Answers:
         self, interaction: discord.Interaction[Any], spec: ModelSpec, messages: Sequence[ChatMessage]
     ) -> Finished:
         """Answer a command or a press; see `give_on`."""
-        return await self.give_on(InteractionSurface(interaction), Origin.of(interaction), spec, messages)
+        asker, origin = Asker.of(interaction), Origin.of(interaction)
+        return await self.give_on(InteractionSurface(interaction), asker, origin, spec, messages)
 
     async def give_on(
-        self, surface: Surface, origin: Origin, spec: ModelSpec, messages: Sequence[ChatMessage]
+        self,
+        surface: Surface,
+        asker: Asker,
+        origin: Origin,
+        spec: ModelSpec,
+        messages: Sequence[ChatMessage],
+        meanwhile: AbstractAsyncContextManager[None] | None = None,
     ) -> Finished:
         """Answer on a surface. Messages that end with the assistant's are gone on with from where that one stops.
 
+        Args:
+            surface: where.
+            asker: who asks, for the gate.
+            origin: the same, for the archive.
+            spec: the model.
+            messages: what it reads.
+            meanwhile: entered while an answer is on its way, and not for somebody who is refused.
+
         Raises:
+            AccessRefused: the person may not ask that, or not now.
+            StorageError: the database does not say who may.
             QueueFull: nobody else may wait.
             ShuttingDown: the bot is about to restart.
             discord.HTTPException: a command could not be acknowledged.
@@ -62,16 +91,28 @@ class Answers:
         params = spec.sampling.capped(self._max_new_tokens).seeded()
         request = GenerationRequest(spec, tuple(messages), params, person=origin.asker_id)
         said = messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
-        async with self._inference.submit(request) as generation:
-            reply = self._live_reply(surface, generation.id, Shown.going_on(said))
-            self._live[generation.id] = (reply, origin)
-            try:
-                finished = await reply.follow(generation, partial(self._archive.begun, generation, origin))
-            finally:
-                del self._live[generation.id]
-            _log_end(generation, finished)
-            # Inside the block: whoever stops the bot waits for those who have not left it.
-            await self._archive.ended(generation, finished, reply.shown.text)
+        admitted = await self._gate.admit(asker, spec.alias, messages)
+        with admitted as admission:
+            async with self._inference.submit(request) as generation:
+                admission.generation = generation
+                async with meanwhile or nullcontext():
+                    return await self._follow(generation, admission, surface, origin, said)
+
+    async def _follow(
+        self, generation: Generation, admission: Admission, surface: Surface, origin: Origin, said: str
+    ) -> Finished:
+        """Show a generation, and keep how it ended. Inside of its block: whoever stops the bot waits for those who have
+        not left it."""
+        reply = self._live_reply(surface, generation.id, Shown.going_on(said))
+        self._live[generation.id] = (reply, origin)
+        try:
+            finished = await reply.follow(generation, partial(self._archive.begun, generation, origin))
+        finally:
+            del self._live[generation.id]
+            generation.cancel()  # whatever went wrong, it is over and has its numbers
+            await self._gate.record(admission)
+        _log_end(generation, finished)
+        await self._archive.ended(generation, finished, reply.shown.text)
         return finished
 
     def live(self, reply_id: str) -> tuple[LiveReply, Origin] | None:

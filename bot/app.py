@@ -11,6 +11,11 @@ from contextlib import asynccontextmanager
 import aiohttp
 import discord
 
+from bot.access.file import read_access_file
+from bot.access.gate import Gate, Limits
+from bot.access.moderation import Moderation
+from bot.access.refusals import Refusals
+from bot.access.rules import OperatorAccess
 from bot.answers import Answers, LiveReplies
 from bot.archive import Archive
 from bot.chooser import ModelChooser
@@ -22,6 +27,7 @@ from bot.inference.inspector import Inspector
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
+from bot.operators import Operators
 from bot.ops.logs import configure_logging
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
@@ -33,9 +39,11 @@ from bot.replies.traffic import Traffic
 from bot.replies.typing import TypingSigns
 from bot.services import Services
 from bot.settings import Settings
+from bot.storage.access import AccessRules, Quota
 from bot.storage.choices import ModelChoices
 from bot.storage.database import open_database
 from bot.storage.replies import Replies
+from bot.storage.usage import UsageSpans
 from bot.warm_up import made_ready_beside
 
 log = logging.getLogger(__name__)
@@ -78,10 +86,12 @@ async def open_services(
 
     Raises:
         CatalogError: the catalogue cannot be used.
+        SettingsError: the file of who may ask cannot.
         StorageError: the database cannot be used.
     """
     catalog = read_catalog(settings)
     early = dict.fromkeys((*settings.load_at_start, *settings.pinned_models))
+    operator_access = read_access(settings, catalog)
     queue = InferenceQueue(
         engine,
         slots=settings.batch_requests,
@@ -98,13 +108,25 @@ async def open_services(
         chooser = ModelChooser(catalog, ModelChoices(database))
         archive = Archive(Replies(database), kept_days=settings.replies_kept_days)
         live_reply = _live_replies(settings, reply_class, wait)
-        answers = Answers(queue, live_reply, archive, max_new_tokens=settings.max_new_tokens)
+        rules = AccessRules(database)
+        gate = Gate(
+            operator_access,
+            limits_of(settings),
+            rules,
+            UsageSpans(database),
+            clock=discord.utils.utcnow,
+        )
+        answers = Answers(queue, live_reply, archive, gate, max_new_tokens=settings.max_new_tokens)
         yield Services(
             chooser=chooser,
             inference=queue,
             answers=answers,
             archive=archive,
             presses=Presses(answers, archive, chooser),
+            gate=gate,
+            moderation=Moderation(rules, gate, catalog),
+            refusals=Refusals(discord.utils.utcnow),
+            operators=Operators(settings.operator_ids),
             typing=TypingSigns(wait),
             inspections=Inspections(
                 Inspector(model_loader(settings), settings.hub_token), engine.memory, wait
@@ -142,6 +164,48 @@ def read_catalog(settings: Settings) -> ModelCatalog:
     return catalog
 
 
+def read_access(settings: Settings, catalog: ModelCatalog) -> OperatorAccess:
+    """What the operator's file says about who may ask.
+
+    Raises:
+        SettingsError: it cannot be used.
+    """
+    return read_access_file(settings.access_file, tuple(catalog))
+
+
+def limits_of(settings: Settings) -> Limits:
+    """What these settings give everybody."""
+    places = settings.batch_requests + settings.queue_limit
+    return Limits(
+        person=Quota(
+            settings.person_requests_per_minute,
+            settings.person_tokens_per_day,
+            settings.person_gpu_seconds_per_day,
+        ),
+        server=Quota(
+            settings.server_requests_per_minute,
+            settings.server_tokens_per_day,
+            settings.server_gpu_seconds_per_day,
+        ),
+        person_requests=_least(
+            settings.person_concurrent_requests, _part(settings.person_queue_share, places)
+        ),
+        server_requests=_part(settings.server_queue_share, places),
+        prompt_characters=settings.max_prompt_characters,
+    )
+
+
+def _part(share: float, places: int) -> int:
+    """So many of all places, at least one; 0, which is no limit, for all of them: the queue itself says that it is
+    full."""
+    return 0 if share >= 1 else max(1, int(share * places))
+
+
+def _least(*limits: int) -> int:
+    """The limit that holds where several do; 0 is none."""
+    return min((limit for limit in limits if limit), default=0)
+
+
 def run(settings: Settings, *, force_sync: bool = False) -> int:
     """Run the bot on Discord until it is told to stop; the exit code is 0 then.
 
@@ -149,7 +213,7 @@ def run(settings: Settings, *, force_sync: bool = False) -> int:
         BotError: it cannot start.
     """
     token = settings.required_token()
-    read_catalog(settings)  # a fault is said before seconds of imports
+    read_access(settings, read_catalog(settings))  # a fault is said before seconds of imports
     configure_logging(settings.log_level, settings.secrets)
     asyncio.run(_serve(settings, token, force_sync=force_sync))
     return 0

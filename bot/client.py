@@ -58,6 +58,7 @@ class PunchlineBot(commands.Bot):
 
     async def setup_hook(self) -> None:
         """Load the cogs, and register the commands if they changed."""
+        self.services.operators.learn(self.application)
         self.add_dynamic_items(ReplyButton, ModelSelect)
         for extension in EXTENSIONS:
             await self.load_extension(extension)

@@ -31,6 +31,18 @@ class NotAllowed(BotError):
     """A person may not do that here."""
 
 
+class AccessRefused(NotAllowed):
+    """A rule says that a person may not ask."""
+
+
+class PlaceClosed(AccessRefused):
+    """Nobody is answered at a place: the bot is silent there, but for commands, whose answers one person sees."""
+
+
+class LimitReached(AccessRefused):
+    """A person, or a server, has had what is theirs for now. Says when there is more, or what to do."""
+
+
 class UnknownModel(BotError):
     """Nobody offers a model under that alias."""
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bot.access.gate import Gate
+from bot.access.moderation import Moderation
+from bot.access.refusals import Refusals
 from bot.answers import Answers
 from bot.archive import Archive
 from bot.chooser import ModelChooser
 from bot.inference.queue import InferenceQueue
+from bot.operators import Operators
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
@@ -24,6 +28,10 @@ class Services:
         answers: has a question answered, and shows how.
         archive: the answers that were given.
         presses: takes what people press under an answer.
+        gate: lets people in, or says why not.
+        moderation: what moderators decide for their server.
+        refusals: which refusals are said in a channel.
+        operators: who runs the bot.
         typing: shows that answers to messages are on their way.
         inspections: answers with what a model is made of.
         device_card: answers with how the device is.
@@ -35,6 +43,10 @@ class Services:
     answers: Answers
     archive: Archive
     presses: Presses
+    gate: Gate
+    moderation: Moderation
+    refusals: Refusals
+    operators: Operators
     typing: TypingSigns
     inspections: Inspections
     device_card: DeviceCard

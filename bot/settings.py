@@ -40,6 +40,25 @@ def _split(value: Any) -> Any:
 
 
 _Aliases = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+_PersonIds = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**63)], ...], NoDecode, BeforeValidator(_split)]
+_Amount = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
+
+_AMOUNT_FIX = "write a whole number, or 0 for no limit"
+_SHARE_FIX = "write a share from 0.01 to 1, such as 0.25 for a quarter"
+
+# Settings that limit nobody: for a demo and for measurements, where nobody is to be protected from others.
+NO_LIMITS: dict[str, float] = {
+    "person_requests_per_minute": 0,
+    "person_tokens_per_day": 0,
+    "person_gpu_seconds_per_day": 0,
+    "person_concurrent_requests": 0,
+    "person_queue_share": 1,
+    "server_requests_per_minute": 0,
+    "server_tokens_per_day": 0,
+    "server_gpu_seconds_per_day": 0,
+    "server_queue_share": 1,
+    "max_prompt_characters": 0,
+}
 
 
 class Settings(BaseSettings):
@@ -97,6 +116,23 @@ class Settings(BaseSettings):
     shutdown_grace_s: float = Field(20, ge=0, le=600, description="write seconds, up to 600")
     edit_interval_s: float = Field(1.0, ge=0.5, le=10, description="write seconds, from 0.5 to 10")
     replies_kept_days: float = Field(30, gt=0, le=3_650, description="write days, up to 3650")
+    operator_ids: _PersonIds = Field(
+        (),
+        description="write the ids of people with commas between, as Discord copies them in developer mode",
+    )
+    access_file: _Path | None = Field(
+        None, description="write the path of an access.toml of your own, or leave it out"
+    )
+    person_requests_per_minute: _Amount = Field(10, description=_AMOUNT_FIX)
+    person_tokens_per_day: _Amount = Field(200_000, description=_AMOUNT_FIX)
+    person_gpu_seconds_per_day: _Amount = Field(3_600, description=_AMOUNT_FIX)
+    person_concurrent_requests: _Amount = Field(3, description=_AMOUNT_FIX)
+    person_queue_share: float = Field(0.25, ge=0.01, le=1, description=_SHARE_FIX)
+    server_requests_per_minute: _Amount = Field(120, description=_AMOUNT_FIX)
+    server_tokens_per_day: _Amount = Field(4_000_000, description=_AMOUNT_FIX)
+    server_gpu_seconds_per_day: _Amount = Field(86_400, description=_AMOUNT_FIX)
+    server_queue_share: float = Field(0.75, ge=0.01, le=1, description=_SHARE_FIX)
+    max_prompt_characters: _Amount = Field(8_000, description=_AMOUNT_FIX)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="write DEBUG, INFO, WARNING or ERROR"
     )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import discord
 from discord.ext import commands
 
+from bot.access.asker import Asker
 from bot.archive import Origin, conversation
 from bot.chat.prompt import Messages, ask_messages
 from bot.client import PunchlineBot
-from bot.errors import UnknownModel
+from bot.errors import AccessRefused, UnknownModel
 from bot.inference.catalog import ModelSpec
 from bot.replies.explain import tell_in_channel
 from bot.replies.mention import may_answer, question_in, quoted_in, surface_for
@@ -34,14 +35,18 @@ class Mentions(commands.Cog):
         question = None if self._bot.user is None else question_in(message, self._bot.user)
         if question is None or not may_answer(message):
             return
-        surface = surface_for(message)
+        surface, asker, services = surface_for(message), Asker.of_message(message), self._services
         try:
             asked = await self._understood(message, question)
             if asked is None:
+                await services.gate.welcome(asker)
                 await surface.show(0, _GREETING, None)
                 return
-            async with self._services.typing.shown(surface.channel):
-                await self._services.answers.give_on(surface, Origin.of_message(message), *asked)
+            typing = services.typing.shown(surface.channel)
+            await services.answers.give_on(surface, asker, Origin.of_message(message), *asked, typing)
+        except AccessRefused as refusal:
+            if services.refusals.worth_saying(refusal, asker.person_id):
+                await tell_in_channel(surface, refusal)
         except Exception as error:  # nobody above can tell the person
             await tell_in_channel(surface, error)
 

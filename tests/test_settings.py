@@ -103,6 +103,13 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("GENERATION_TIMEOUT_S", "3601", "seconds"),
         ("EDIT_INTERVAL_S", "0.1", "0.5 to 10"),
         ("LOG_LEVEL", "LOUD", "DEBUG, INFO, WARNING or ERROR"),
+        ("OPERATOR_IDS", "alice, bob", "ids of people"),
+        ("OPERATOR_IDS", "0", "ids of people"),
+        ("PERSON_REQUESTS_PER_MINUTE", "-1", "0 for no limit"),
+        ("PERSON_TOKENS_PER_DAY", "many", "0 for no limit"),
+        ("SERVER_GPU_SECONDS_PER_DAY", "1.5", "0 for no limit"),
+        ("PERSON_QUEUE_SHARE", "0", "0.25 for a quarter"),
+        ("SERVER_QUEUE_SHARE", "50%", "0.25 for a quarter"),
     ],
 )
 def test_a_malformed_setting_is_one_line_with_its_name_and_the_fix(
@@ -186,6 +193,11 @@ def test_lists_of_aliases_have_commas_between(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PINNED_MODELS", "smol, gemma,")
     settings = load_settings(None)
     assert (settings.pinned_models, settings.load_at_start) == (("smol", "gemma"), ())
+
+
+def test_operators_are_ids_with_commas_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPERATOR_IDS", "80351110224678912, 2")
+    assert load_settings(None).operator_ids == (80351110224678912, 2)
 
 
 def test_the_example_documents_every_setting_and_nothing_else() -> None:

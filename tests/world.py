@@ -18,7 +18,7 @@ from bot.client import PunchlineBot
 from bot.demo.world import open_world as open_demo_world
 from bot.inference.engine import Engine
 from bot.inference.queue import InferenceQueue
-from bot.settings import load_settings
+from bot.settings import NO_LIMITS, load_settings
 
 
 def labels(message: discord.Message) -> list[str]:
@@ -84,7 +84,9 @@ class World:
 async def open_world(engine: Engine, folder: Path, **settings: Any) -> AsyncIterator[World]:
     """The bot with `engine` behind it; an error that it swallowed fails the test unless it was looked at."""
     alone = {"batch_requests": 1}  # so that there is a line to wait in
-    configured = load_settings(None, **{"data_dir": folder, "cache_dir": folder, **alone, **settings})
+    configured = load_settings(
+        None, **{"data_dir": folder, "cache_dir": folder, **alone, **NO_LIMITS, **settings}
+    )
     async with open_demo_world(configured, engine, check_errors=True) as world:
         guild = world.channel.guild
         assert guild is not None

@@ -18,7 +18,7 @@ from bot.bench.work import Result, Timeline, Work, arrivals_s, result
 from bot.client import PunchlineBot
 from bot.inference.engine import Event, GenerationRequest, TextDelta
 from bot.inference.local import LocalEngine
-from bot.settings import Settings
+from bot.settings import NO_LIMITS, Settings
 
 _LAG_PERIOD_S = 0.02  # oftener, waking the loop costs the model some percent
 _ROUND_TIMEOUT_S = 900.0
@@ -92,7 +92,7 @@ async def running(settings: Settings, engine: LocalEngine, work: Work, alias: st
     """The bot around an engine, logged in at a stand-in with a latency of 50 ms."""
     metered = Metered(engine)
     with discord_standin.running(0.05):
-        async with open_services(settings, metered) as services:
+        async with open_services(settings.model_copy(update=NO_LIMITS), metered) as services:
             spec = services.chooser._catalog[alias]
             services.chooser._catalog._specs[alias] = spec.model_copy(update={"sampling": work.sampling})
             bot = PunchlineBot(services=services, data_dir=settings.data_dir)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bot.errors import UsageError
 from bot.ops.logs import configure_logging
-from bot.settings import Settings
+from bot.settings import NO_LIMITS, Settings
 
 
 def demo(settings: Settings, *, once: str | None, port: int) -> int:
@@ -33,6 +33,8 @@ def demo(settings: Settings, *, once: str | None, port: int) -> int:
 
     configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.secrets)
     with tempfile.TemporaryDirectory(prefix="punchline-demo-") as folder:
-        # What is chosen in a simulated server is not for the real database.
-        own = settings.model_copy(update={"data_dir": Path(folder), "database_file": None})
+        # What is chosen in a simulated server is not for the real database, and nobody else asks there.
+        own = settings.model_copy(
+            update={"data_dir": Path(folder), "database_file": None, "access_file": None, **NO_LIMITS}
+        )
         return asyncio.run(serve(own, port) if once is None else answer_once(own, once))
