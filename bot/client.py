@@ -21,7 +21,7 @@ from bot.translator import FileTranslator
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.mentions", "cogs.models", "cogs.gpu")
+EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.mentions", "cogs.models", "cogs.gpu", "cogs.access")
 
 
 class PunchlineBot(commands.Bot):

@@ -245,3 +245,23 @@ async def test_a_thread_the_bot_was_never_told_of_has_its_own_choice_and_else_it
     await bot.reply(one, "model set", "in this channel", rights=rights, model="phi", scope="channel")
     await bot.reply(one, "model set", "in this thread", rights=rights, model="gemma")
     assert [await bot.asked(place) for place in (one, other, server_channel)] == ["gemma", "phi", "phi"]
+
+
+@by_name(FOREIGN_PLACES | PRIVATE_PLACES)
+async def test_who_brings_the_bot_uses_their_own_share_and_nothing_of_a_server(
+    bot: Bot, place: Place
+) -> None:
+    gate = bot.bot.services.gate
+    await bot.asked(place)
+    assert await gate.used_by_server(401) == (0, 0.0)
+    await bot.asked(server_channel)
+    async with asyncio.timeout(PATIENCE_S):
+        while (await gate.used_by_server(int(discord_payloads.GUILD_ID)))[0] != 11:
+            await asyncio.sleep(0.02)
+
+
+@by_name(FOREIGN_PLACES)
+async def test_where_a_server_has_switched_the_bot_off_nobody_brings_it(bot: Bot, place: Place) -> None:
+    await bot.bot.services.moderation.switch(401, on=False, by=1)
+    await bot.reply(place, "ask", "I am switched off in this server", prompt="Hm?")
+    assert bot.engine.started == []

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import discord
 from simcord.builders import ChannelHandle
 
 from bot.inference.scripted import ScriptedEngine
@@ -13,6 +14,7 @@ from tests.world import World, open_world
 
 EVERY_CONTEXT = [0, 1, 2]  # servers, direct messages with the bot, other private channels: Discord API v10
 EVERY_INSTALL = [0, 1]  # to servers, to people
+FOR_SERVERS = ["access"]
 OWN_APP_FOLLOWUPS = 5  # what Discord lets an app add to its reply where only its user has installed it
 
 
@@ -34,7 +36,21 @@ async def test_every_command_is_there_for_servers_and_people_and_in_every_kind_o
     commands: Any = registered
     assert {command["name"] for command in commands} >= {"joke", "ask", "model", "gpu"}
     for command in commands:
-        assert (command["contexts"], command["integration_types"]) == (EVERY_CONTEXT, EVERY_INSTALL)
+        if command["name"] not in FOR_SERVERS:
+            assert (command["contexts"], command["integration_types"]) == (EVERY_CONTEXT, EVERY_INSTALL)
+
+
+async def test_what_is_for_moderators_is_there_for_servers_only_and_hidden_from_others(
+    tmp_path: Path,
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        (registered,) = [
+            request.json for request in world.env.http_requests if request.path.endswith("/commands")
+        ]
+    commands: Any = registered
+    (access,) = [command for command in commands if command["name"] in FOR_SERVERS]
+    assert (access["contexts"], access["integration_types"]) == ([0], [0])
+    assert int(access["default_member_permissions"]) == discord.Permissions(manage_guild=True).value
 
 
 async def test_a_post_in_a_forum_has_its_own_choice_and_else_its_forums(tmp_path: Path) -> None:
