@@ -29,6 +29,8 @@ from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
 from bot.ops.logs import configure_logging
+from bot.ops.notify import Notifier
+from bot.ops.supervision import Supervision
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
@@ -224,9 +226,14 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
-    async with open_engine(settings) as engine, open_services(settings, engine) as services:
+    async with (
+        Supervision(Notifier.from_environment()) as supervision,
+        open_engine(settings) as engine,
+        open_services(settings, engine) as services,
+    ):
         bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=force_sync)
         async with bot:
+            supervision.serving(bot, services.inference)
             connection = asyncio.create_task(bot.start(token))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -236,6 +243,7 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
             log.info(
                 "stopping: %d running, %d waiting", services.inference.running, services.inference.waiting
             )
+            supervision.stopping(services.inference, grace_s=settings.shutdown_grace_s)
             await services.inference.drain(settings.shutdown_grace_s)
 
 

@@ -128,6 +128,11 @@ class InferenceQueue:
         """How many hold a slot; one that was cancelled holds it until the engine has let go."""
         return len(self._running)
 
+    @property
+    def held(self) -> frozenset[Generation]:
+        """Those that are over but hold a slot: the engine has not let go of them."""
+        return frozenset(one for one in self._running if one.finished is not None)
+
     def submit(self, request: GenerationRequest) -> Generation:
         """Give the request a place, running or waiting.
 
