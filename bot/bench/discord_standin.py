@@ -171,6 +171,8 @@ class _Server:
                     await socket.send_json({"op": 0, "s": 2, "t": "RESUMED", "d": {}})
                     self._resumed += 1
                     self._sockets.append(socket)
+        if socket in self._sockets:  # whoever was there has left
+            self._sockets.remove(socket)
         return socket
 
     def _answer(self, body: Any, status: int = 200) -> Any:
