@@ -9,10 +9,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import discord
 from discord import app_commands
 from discord.ext import commands
 
+from bot import trace
 from bot.interruptions import mark_interrupted
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
@@ -31,9 +33,17 @@ class PunchlineBot(commands.Bot):
         services: what the cogs need.
         data_dir: where the fingerprint of the registered commands is kept.
         force_sync: register the commands whatever the fingerprint says.
+        http_trace: told of each request to Discord, by aiohttp.
     """
 
-    def __init__(self, *, services: Services, data_dir: Path, force_sync: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        services: Services,
+        data_dir: Path,
+        force_sync: bool = False,
+        http_trace: aiohttp.TraceConfig | None = None,
+    ) -> None:
         # It speaks by writing: no warnings that voice needs other packages.
         discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False
         super().__init__(
@@ -50,6 +60,7 @@ class PunchlineBot(commands.Bot):
                 guild=True, dm_channel=True, private_channel=True
             ),
             tree_cls=_Tree,
+            http_trace=http_trace or aiohttp.TraceConfig(),
         )
         self.services = services
         self._data_dir = data_dir
@@ -115,12 +126,20 @@ class PunchlineBot(commands.Bot):
 
 
 class _Tree(app_commands.CommandTree[PunchlineBot]):
+    async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
+        """Called by discord.py before each command, in its task."""
+        command = "unknown" if interaction.command is None else interaction.command.qualified_name
+        given: Any = interaction.data or {}
+        trace.begin(command, trace.words_in(given.get("options")))
+        return True
+
     async def on_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError, /
     ) -> None:
         """Say in a sentence what went wrong."""
-        cause = error.__cause__ if isinstance(error, app_commands.CommandInvokeError) else error
-        await tell(interaction, cause or error)
+        cause = (error.__cause__ if isinstance(error, app_commands.CommandInvokeError) else None) or error
+        self.client.services.observer.failed(cause)
+        await tell(interaction, cause)
 
 
 def _read(file: Path) -> str | None:

@@ -9,11 +9,13 @@ from typing import Any
 
 import discord
 
+from bot import trace
 from bot.answers import Answers
 from bot.archive import Archive, messages_of, messages_to_go_on, words_of
 from bot.chat.messages import ChatMessage
 from bot.chooser import ModelChooser
 from bot.errors import NotAllowed, ReplyForgotten
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.replies.buttons import OPTIONS_LIMIT, Press, model_view
 from bot.replies.details import details_card, details_document
 from bot.replies.explain import tell
@@ -36,12 +38,20 @@ class Presses:
         answers: gives answers, and knows those under way.
         archive: those that were given.
         chooser: which models may be had where.
+        observer: hears what went wrong.
     """
 
-    def __init__(self, answers: Answers, archive: Archive, chooser: ModelChooser) -> None:
+    def __init__(
+        self,
+        answers: Answers,
+        archive: Archive,
+        chooser: ModelChooser,
+        observer: Observer = UNOBSERVED,
+    ) -> None:
         self._answers = answers
         self._archive = archive
         self._chooser = chooser
+        self._observer = observer
         self._do: dict[Press, Callable[[_Interaction, str], Awaitable[None]]] = {
             Press.STOP: self._stop,
             Press.AGAIN: self._again,
@@ -54,16 +64,18 @@ class Presses:
 
     async def pressed(self, interaction: _Interaction, press: Press, reply_id: str) -> None:
         """Do what a button says."""
-        try:
-            await self._do[press](interaction, reply_id)
-        except Exception as error:  # the last one who can tell the person
-            await tell(interaction, error)
+        await self._told(interaction, press, self._do[press](interaction, reply_id))
 
     async def chosen(self, interaction: _Interaction, reply_id: str, alias: str) -> None:
         """Have another model answer the same."""
+        await self._told(interaction, Press.OTHER, self._ask(interaction, reply_id, messages_of, alias))
+
+    async def _told(self, interaction: _Interaction, press: Press, work: Awaitable[None]) -> None:
+        trace.begin(f"button {press}")
         try:
-            await self._ask(interaction, reply_id, messages_of, alias)
+            await work
         except Exception as error:  # the last one who can tell the person
+            self._observer.failed(error)
             await tell(interaction, error)
 
     async def _stop(self, interaction: _Interaction, reply_id: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bot.access.gate import Gate
 from bot.access.moderation import Moderation
@@ -10,12 +10,14 @@ from bot.access.refusals import Refusals
 from bot.answers import Answers
 from bot.archive import Archive
 from bot.chooser import ModelChooser
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
 from bot.replies.typing import TypingSigns
+from bot.storage.database import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Services:
         typing: shows that answers to messages are on their way.
         inspections: answers with what a model is made of.
         device_card: answers with how the device is.
+        database: where all of that is kept; for whoever wants to know whether it answers.
+        observer: hears what went wrong with a command.
         default_audience: whom a joke is for when nobody says.
     """
 
@@ -50,4 +54,6 @@ class Services:
     typing: TypingSigns
     inspections: Inspections
     device_card: DeviceCard
+    database: Database
+    observer: Observer = field(default=UNOBSERVED)
     default_audience: str = "a room of data scientists"

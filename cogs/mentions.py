@@ -5,6 +5,7 @@ from __future__ import annotations
 import discord
 from discord.ext import commands
 
+from bot import trace
 from bot.access.asker import Asker
 from bot.archive import Origin, conversation
 from bot.chat.prompt import Messages, ask_messages
@@ -35,6 +36,7 @@ class Mentions(commands.Cog):
         question = None if self._bot.user is None else question_in(message, self._bot.user)
         if question is None or not may_answer(message):
             return
+        trace.begin("mention", [question])
         surface, asker, services = surface_for(message), Asker.of_message(message), self._services
         try:
             asked = await self._understood(message, question)
@@ -48,6 +50,7 @@ class Mentions(commands.Cog):
             if services.refusals.worth_saying(refusal, asker.person_id):
                 await tell_in_channel(surface, refusal)
         except Exception as error:  # nobody above can tell the person
+            self._services.observer.failed(error)
             await tell_in_channel(surface, error)
 
     async def _understood(self, message: discord.Message, question: str) -> tuple[ModelSpec, Messages] | None:

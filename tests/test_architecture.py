@@ -104,7 +104,7 @@ def test_what_is_said_knows_only_the_errors() -> None:
 
 
 def test_how_it_is_answered_knows_only_what_is_said_and_never_discord() -> None:
-    assert ours("bot/inference", "bot.inference", "bot.chat", "bot.errors") == []
+    assert ours("bot/inference", "bot.inference", "bot.chat", "bot.errors", "bot.trace") == []
     discord = [where for where, one in imports_in("bot/inference") if within(one.module, "discord")]
     assert discord == []
 
@@ -128,6 +128,13 @@ def test_what_is_kept_knows_only_the_errors_and_sql_stays_there() -> None:
         where.split(":")[0] for where, one in everywhere if within(one.module, "sqlalchemy", "alembic")
     }
     assert all(place.startswith("bot/storage/") for place in strangers)
+
+
+def test_numbers_are_counted_in_one_room_and_everybody_else_knows_only_an_observer() -> None:
+    everywhere = [*imports_in("bot"), *imports_in("cogs")]
+    counting = {where.split(":")[0] for where, one in everywhere if within(one.module, "prometheus_client")}
+    assert counting
+    assert all(place.startswith("bot/ops/") for place in counting)
 
 
 def test_cogs_know_neither_each_other_nor_how_the_bot_is_put_together() -> None:

@@ -17,6 +17,7 @@ from simcord.env import Env
 from bot.client import PunchlineBot
 from bot.demo.world import open_world as open_demo_world
 from bot.inference.engine import Engine
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.settings import NO_LIMITS, load_settings
 
@@ -81,13 +82,15 @@ class World:
 
 
 @asynccontextmanager
-async def open_world(engine: Engine, folder: Path, **settings: Any) -> AsyncIterator[World]:
+async def open_world(
+    engine: Engine, folder: Path, *, observer: Observer = UNOBSERVED, **settings: Any
+) -> AsyncIterator[World]:
     """The bot with `engine` behind it; an error that it swallowed fails the test unless it was looked at."""
     alone = {"batch_requests": 1}  # so that there is a line to wait in
     configured = load_settings(
         None, **{"data_dir": folder, "cache_dir": folder, **alone, **NO_LIMITS, **settings}
     )
-    async with open_demo_world(configured, engine, check_errors=True) as world:
+    async with open_demo_world(configured, engine, check_errors=True, observer=observer) as world:
         guild = world.channel.guild
         assert guild is not None
         bob = guild.add_member(world.env.create_user("bob"))

@@ -23,6 +23,7 @@ from bot.app import open_services
 from bot.client import PunchlineBot
 from bot.inference.engine import Engine, Finished
 from bot.inference.generation import Generation
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.replies.live import Keep, LiveReply, nobody_keeps
 from bot.settings import Settings
 
@@ -64,9 +65,9 @@ class World:
 
 @asynccontextmanager
 async def open_world(
-    settings: Settings, engine: Engine, *, check_errors: bool = False
+    settings: Settings, engine: Engine, *, check_errors: bool = False, observer: Observer = UNOBSERVED
 ) -> AsyncIterator[World]:
-    """The bot, with `engine` behind it, ready in a server.
+    """The bot, with `engine` behind it, ready in a server; `observer` looks on.
 
     With `check_errors`, leaving raises what the bot swallowed and nobody looked at.
     """
@@ -82,7 +83,9 @@ async def open_world(
             opened[0].endings.append(finished)
             return finished
 
-    async with open_services(settings, engine, reply_class=WatchedReply, wait=wait) as services:
+    async with open_services(
+        settings, engine, reply_class=WatchedReply, wait=wait, observer=observer
+    ) as services:
         # Nothing is registered in a new simulated Discord, whatever was remembered from elsewhere.
         bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=True)
         async with simcord.run(bot, check_errors=check_errors) as env:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import Self
 
+from bot import trace
 from bot.errors import BotError
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from bot.inference.observer import UNOBSERVED, Observer
 
 
 class Generation:
@@ -20,8 +22,10 @@ class Generation:
     Attributes:
         overtaken: how many later arrivals were begun before it, those apart that were begun while its own model
             was being fetched or loaded.
-        begun_s: when it had its turn, by the queue's clock; None while it waits.
+        asked_s: when it was submitted, by the queue's clock.
+        begun_s: when it had its turn, by the same; None while it waits.
         usage: the numbers so far.
+        trace: what it belongs to in the log.
     """
 
     def __init__(
@@ -29,17 +33,22 @@ class Generation:
         request: GenerationRequest,
         on_cancel: Callable[[Generation, BotError | None], None],
         on_leave: Callable[[Generation], None],
+        observer: Observer = UNOBSERVED,
+        asked_s: float = 0.0,
     ) -> None:
         self.id = secrets.token_hex(6)
         self.request = request
         self.finished: Finished | None = None
         self.overtaken = 0
+        self.asked_s = asked_s
         self.begun_s: float | None = None
         self.usage = Usage()
+        self.trace = trace.current().reading(one.content for one in request.messages)
         self._events: asyncio.Queue[Event] = asyncio.Queue()
         self._woken = asyncio.Event()
         self._on_cancel = on_cancel
         self._on_leave = on_leave
+        self._observer = observer
         self._drained = False
 
     @property
@@ -85,6 +94,7 @@ class Generation:
         """Hand an event to the reader; for the queue. Whatever comes after `Finished` is dropped."""
         if self.finished is not None:
             return
+        self._observer.happened(self, event)
         if isinstance(event, TextDelta):
             self.usage = event.usage
         if isinstance(event, Finished):

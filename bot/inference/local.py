@@ -15,6 +15,7 @@ from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Event, GenerationRequest, Loading, Report
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.pool import ModelPool
 from bot.inference.run import DeviceMemoryExhausted
 from bot.inference.threads import in_own_thread
@@ -31,6 +32,7 @@ class LocalEngine:
         loader: fetches and loads.
         budget_bytes, pinned, unload_idle_after_s: the pool's, see there.
         batch_requests: how many requests for one model are answered at a time.
+        observer: who looks on.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class LocalEngine:
         pinned: Collection[str] = (),
         unload_idle_after_s: float | None = None,
         batch_requests: int = 16,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._loader = loader
         self._batches = Batches(requests=batch_requests, make_room=lambda: self.pool.unload_idle())
@@ -50,6 +53,7 @@ class LocalEngine:
             pinned=pinned,
             unload_idle_after_s=unload_idle_after_s,
             closing=self._batches.close,
+            observer=observer,
         )
 
     async def prepare(self) -> None:

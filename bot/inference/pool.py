@@ -22,6 +22,7 @@ from bot.inference.device import budget_bytes, free_memory
 from bot.inference.engine import Loading, Report
 from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.memory import Footprint, MemoryReport, Resident, gigabytes
+from bot.inference.observer import UNOBSERVED, LoadEnding, Observer
 from bot.inference.pace import Pace
 from bot.inference.threads import Emit, OneShotThread, in_thread
 
@@ -58,6 +59,7 @@ class ModelPool:
         unload_idle_after_s: how long a model stays that nobody uses; None for as long as there is room.
         measure: what a model will need, from its files.
         closing: called for each model before its memory is given back, on the thread that does that.
+        observer: who looks on.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ModelPool:
         unload_idle_after_s: float | None = None,
         measure: Measure = footprint,
         closing: Callable[[LoadedModel], None] = lambda _: None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._loader = loader
         self._budget_bytes = budget_bytes
@@ -76,6 +79,7 @@ class ModelPool:
         self._unload_idle_after_s = unload_idle_after_s
         self._measure = measure
         self._closing = closing
+        self._observer = observer
         self._places: dict[ModelSpec, _Place] = {}
         self._unloaded: list[LoadedModel] = []
         self._needs: dict[ModelSpec, Footprint] = {}
@@ -212,7 +216,6 @@ class ModelPool:
 
     async def _load(self, spec: ModelSpec, report: Report) -> None:
         unloaded = self._handed_over()
-        started_s = time.monotonic()
         got: list[LoadedModel] = []
 
         def work(emit: Emit[Loading], stopped: threading.Event) -> None:
@@ -224,12 +227,26 @@ class ModelPool:
                 free_memory()
                 raise
 
-        await self._reported(work, report, "load")
+        with self._timed(spec):
+            await self._reported(work, report, "load")
         loaded = got.pop()
-        log.info("loaded %s in %.1f s", spec.alias, time.monotonic() - started_s)
         place = _Place(loaded, loaded.measured(self._needs[spec.identity]), time.monotonic())
         self._places[spec.identity] = place
         self._rest(place)
+
+    @contextmanager
+    def _timed(self, spec: ModelSpec) -> Iterator[None]:
+        """Say how long the block, which loads a model, took, and how it ended."""
+        started_s, ending = time.monotonic(), LoadEnding.FAILED
+        try:
+            yield
+            ending = LoadEnding.LOADED
+            log.info("loaded %s in %.1f s", spec.alias, time.monotonic() - started_s)
+        except asyncio.CancelledError:
+            ending = LoadEnding.ABANDONED
+            raise
+        finally:
+            self._observer.loaded(spec, time.monotonic() - started_s, ending)
 
     def _let_go(self, unloaded: list[LoadedModel]) -> None:
         while unloaded:

@@ -15,17 +15,18 @@ import contextvars
 import logging
 from contextlib import aclosing, suppress
 from functools import partial
-from types import TracebackType
 from typing import Self
 
-from bot.errors import BotError, GenerationTimeout, QueueFull, QueueTimeout, ShuttingDown, Unexpected
+from bot import trace
+from bot.errors import BotError, QueueFull, ShuttingDown, Unexpected
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Engine, Event, Finished, FinishReason, GenerationRequest, Loading, Queued
-from bot.inference.estimate import Estimates, Told, spoken
+from bot.inference.estimate import Estimates, Told
 from bot.inference.generation import Generation
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.preparations import Preparations
 from bot.inference.schedule import OVERTAKING_LIMIT, fair_order, next_to_start
-from bot.inference.timers import Timers
+from bot.inference.timers import Timers, end_missed, load_missed, turn_missed
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ class InferenceQueue:
         generation_timeout_s: the longest an answer may take once the model is there.
         overtaking_limit: how many later arrivals may go first because their model is in memory.
         estimates: how long what is waited for takes; None to learn it from nothing.
+        observer: who looks on.
+
+    Attributes:
+        closing: whether it takes nobody new.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class InferenceQueue:
         generation_timeout_s: float = 180.0,
         overtaking_limit: int = OVERTAKING_LIMIT,
         estimates: Estimates | None = None,
+        observer: Observer = UNOBSERVED,
     ) -> None:
         self._engine = engine
         self._slots = slots
@@ -73,7 +79,8 @@ class InferenceQueue:
         self._told: dict[Generation, Told] = {}  # what each who waits knows, or _LOADING
         self._followed: set[Generation] = set()  # whose readers have not left yet
         self._emptied = asyncio.Event()
-        self._closing = False
+        self._observer = observer
+        self.closing = False
 
     async def __aenter__(self) -> Self:
         # Tasks and timers are the queue's own, not those of the command that happened to submit: they start
@@ -86,12 +93,10 @@ class InferenceQueue:
         )
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing = True
+    async def __aexit__(self, *why: object) -> None:
+        self.closing = True
         for generation in (*self._waiting, *self._running):
-            self._end(generation, FinishReason.ERROR, ShuttingDown(_RESTARTING))
+            self._end(generation, ShuttingDown(_RESTARTING))
         tasks = (*self._running.values(), *self._preparations.cancel_all())
         if tasks:
             _, stuck = await asyncio.wait(tasks, timeout=STOP_GRACE_S)
@@ -105,13 +110,13 @@ class InferenceQueue:
             finish_s: how long what runs may go on; who waits is told at once.
             show_s: how long readers may take to show the end.
         """
-        self._closing = True
+        self.closing = True
         for generation in tuple(self._waiting):
-            self._end(generation, FinishReason.ERROR, ShuttingDown(_RESTARTING))
+            self._end(generation, ShuttingDown(_RESTARTING))
         if self._running:
             await asyncio.wait(tuple(self._running.values()), timeout=finish_s)
         for generation in tuple(self._running):
-            self._end(generation, FinishReason.ERROR, ShuttingDown(_RESTARTING))
+            self._end(generation, ShuttingDown(_RESTARTING))
         with suppress(TimeoutError):
             async with asyncio.timeout(show_s):
                 while self._followed:
@@ -140,12 +145,12 @@ class InferenceQueue:
             QueueFull: nobody else may wait.
             ShuttingDown: the queue is being closed.
         """
-        if self._closing:
+        if self.closing:
             raise ShuttingDown(_RESTARTING)
         if len(self._running) + len(self._waiting) >= self._slots + self._limit:
             waiting = f"{self._limit} are waiting already"
             raise QueueFull(f"Too many people are asking at once ({waiting}). Please try again in a minute.")
-        generation = Generation(request, self._cancel, self._left)
+        generation = Generation(request, self._end, self._left, self._observer, self._estimates.clock())
         self._followed.add(generation)
         self._waiting.append(generation)
         self._timers.set(generation, self._queue_timeout_s, self._queue_expired)
@@ -154,7 +159,7 @@ class InferenceQueue:
 
     def _advance(self) -> None:
         """Start what can be started: generations whose model is there, and what brings the other models."""
-        if self._closing:
+        if self.closing:
             return
         while len(self._running) < self._slots:
             models = [one.request.model for one in self._running]
@@ -185,7 +190,9 @@ class InferenceQueue:
         return not needed or any(one.overtaken >= self._overtaking_limit for one in self._waiting)
 
     def _start(self, generation: Generation) -> None:
-        task = self._context.copy().run(self._loop.create_task, self._run(generation))
+        context = self._context.copy()
+        context.run(trace.resume, generation.trace)
+        task = context.run(self._loop.create_task, self._run(generation))
         self._running[generation] = task
         task.add_done_callback(lambda ended: self._ended(generation, ended), context=self._context.copy())
 
@@ -224,19 +231,16 @@ class InferenceQueue:
         self._followed.discard(generation)
         self._emptied.set()
 
-    def _cancel(self, generation: Generation, error: BotError | None = None) -> None:
-        self._end(generation, FinishReason.ERROR if error else FinishReason.CANCELLED, error)
-
     def _fail(self, model: ModelSpec, error: BotError) -> None:
         """A model cannot be had: everybody who waits for it hears why."""
         for generation in [one for one in self._waiting if one.request.model == model]:
-            self._end(generation, FinishReason.ERROR, error)
+            self._end(generation, error)
 
-    def _end(self, generation: Generation, reason: FinishReason, error: BotError | None = None) -> None:
-        """Finish for the reader at once, and ask the model to stop."""
+    def _end(self, generation: Generation, error: BotError | None = None) -> None:
+        """Finish for the reader at once, cancelled or with an error, and ask the model to stop."""
         if generation.finished is not None:
             return
-        generation.put(generation.ending(reason, error))
+        generation.put(generation.ending(FinishReason.ERROR if error else FinishReason.CANCELLED, error))
         self._timers.clear(generation)
         self._told.pop(generation, None)
         if generation in self._running:
@@ -246,17 +250,13 @@ class InferenceQueue:
             self._advance()
 
     def _queue_expired(self, generation: Generation) -> None:
-        text = f"Your turn did not come within {spoken(self._queue_timeout_s)}. Please try again later."
-        self._end(generation, FinishReason.ERROR, QueueTimeout(text))
+        self._end(generation, turn_missed(self._queue_timeout_s))
 
     def _load_expired(self, generation: Generation) -> None:
-        alias = generation.request.model.alias
-        text = f"{alias} could not be loaded within {spoken(self._load_timeout_s)}. Please try another model."
-        self._end(generation, FinishReason.ERROR, GenerationTimeout(text))
+        self._end(generation, load_missed(generation.request.model, self._load_timeout_s))
 
     def _generation_expired(self, generation: Generation) -> None:
-        text = f"The answer was not finished within {spoken(self._generation_timeout_s)}."
-        self._end(generation, FinishReason.ERROR, GenerationTimeout(text))
+        self._end(generation, end_missed(self._generation_timeout_s))
 
     def _restart_timer(self, generation: Generation, event: Event) -> None:
         """An engine that loads while it answers has the time of a load for that."""

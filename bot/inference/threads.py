@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
@@ -48,7 +49,8 @@ class OneShotThread:
             else:
                 future.set_result(None)
 
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        context = contextvars.copy_context()  # what is logged there belongs to the same request
+        threading.Thread(target=context.run, args=(run,), name=self._name, daemon=True).start()
         return future
 
 

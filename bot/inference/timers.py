@@ -1,4 +1,4 @@
-"""A timer for each generation, in a context of its own."""
+"""A timer for each generation, in a context of its own, and what people are told when it has run out."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import asyncio
 import contextvars
 from collections.abc import Callable
 
+from bot.errors import GenerationTimeout, QueueTimeout
+from bot.inference.catalog import ModelSpec
+from bot.inference.estimate import spoken
 from bot.inference.generation import Generation
 
 
@@ -32,3 +35,20 @@ class Timers:
         """Call nothing."""
         if timer := self._handles.pop(generation, None):
             timer.cancel()
+
+
+def turn_missed(limit_s: float) -> QueueTimeout:
+    """Somebody waited for their turn for too long."""
+    return QueueTimeout(f"Your turn did not come within {spoken(limit_s)}. Please try again later.")
+
+
+def load_missed(model: ModelSpec, limit_s: float) -> GenerationTimeout:
+    """A model was not there in time."""
+    return GenerationTimeout(
+        f"{model.alias} could not be loaded within {spoken(limit_s)}. Please try another model."
+    )
+
+
+def end_missed(limit_s: float) -> GenerationTimeout:
+    """A model did not finish in time."""
+    return GenerationTimeout(f"The answer was not finished within {spoken(limit_s)}.")

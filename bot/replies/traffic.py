@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.replies.budget import BUCKET_REQUESTS, BUCKET_WINDOW_S, Budget
 from bot.replies.limit import GlobalLimit
 
@@ -60,6 +61,11 @@ class Bucket:
         """Edits of messages in a channel with the bot's own token."""
         return cls(f"edit {channel_id}", shared=True)
 
+    @property
+    def acknowledges(self) -> bool:
+        """Whether it is for the first response to an interaction."""
+        return self.name.startswith("acknowledgement ")
+
     def budget(self) -> Budget:
         """A budget for it. New messages come at once while there is room; edits are spread out."""
         if self.name.startswith("new "):
@@ -89,6 +95,11 @@ class Claim:
         return self.since_s - self.worth
 
     @property
+    def purpose(self) -> str:
+        """What it is for, in a word: as its worth says; an acknowledgement is worth as much as an end."""
+        return "acknowledgement" if self.bucket.acknowledges else self.worth.name.lower()
+
+    @property
     def urgent(self) -> bool:
         """Whether nothing may come before it."""
         return self.worth is Worth.END
@@ -99,9 +110,14 @@ class Claim:
 
 
 class Traffic:
-    """The lines of all buckets, under the limit for the whole bot."""
+    """The lines of all buckets, under the limit for the whole bot.
 
-    def __init__(self) -> None:
+    Args:
+        observer: who looks on.
+    """
+
+    def __init__(self, observer: Observer = UNOBSERVED) -> None:
+        self._observer = observer
         self._everywhere = GlobalLimit(EVERYWHERE_REQUESTS)
         self._budgets: dict[Bucket, Budget] = {}
         self._claims: list[Claim] = []
@@ -124,6 +140,7 @@ class Traffic:
         """The request is made now; `answered` is to be called when it is over."""
         self._claims.remove(claim)
         self._everywhere.sent()
+        self._observer.sent(claim.purpose, max(0.0, now_s - claim.since_s))
         self._budget(claim.bucket, now_s).spend(now_s)
 
     def answered(self, now_s: float) -> None:

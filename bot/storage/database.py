@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import Timeout
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -97,6 +98,20 @@ class Database:
         except TimeoutError:
             raise StorageError(_SENTENCES["locked"].format(path=self._path.name)) from None
 
+    async def ping(self) -> None:
+        """Return when the file can be read.
+
+        Raises:
+            StorageError: it cannot.
+        """
+
+        async def look(connection: AsyncConnection) -> None:
+            await connection.execute(
+                text("SELECT count(*) FROM sqlite_master")
+            )  # it has to read the file for this
+
+        await self.read(look)
+
     async def aclose(self) -> None:
         """Let what was begun finish, and close the file."""
         self._closed = True
@@ -112,7 +127,8 @@ class Database:
 
 
 def _engine(path: Path, *, to_write: bool) -> AsyncEngine:
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    # What people wrote is among the parameters: they are in no error and no line of the log.
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", hide_parameters=True)
     told_when_to_begin(engine.sync_engine, to_write=to_write)
     return engine
 
@@ -141,7 +157,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except DBAPIError as error:
         said = str(error.orig)
-        sentence = next((text for part, text in _SENTENCES.items() if part in said), None)
+        sentence = next((words for part, words in _SENTENCES.items() if part in said), None)
         raise StorageError((sentence or f"{{path}} cannot be used ({said}).").format(path=path)) from error
     except Timeout as error:
         raise StorageError(_SENTENCES["locked"].format(path=path)) from error
