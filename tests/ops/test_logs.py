@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
 
 import pytest
 
-from bot.ops.logs import configure_logging
+from bot import trace
+from bot.ops.logs import LogFormat, configure_logging
 
 TOKEN = "part-one.part_2.part3"
 
@@ -17,10 +20,30 @@ def log() -> logging.Logger:
     return logging.getLogger("tests.ops.logs")
 
 
-def written(level: str = "INFO", secrets: tuple[str, ...] = (TOKEN, "hf_secret")) -> io.StringIO:
+def written(
+    level: str = "INFO",
+    secrets: tuple[str, ...] = (TOKEN, "hf_secret"),
+    form: LogFormat = "text",
+    content: bool = False,
+) -> io.StringIO:
     stream = io.StringIO()
-    configure_logging(level, secrets, stream)
+    configure_logging(level, secrets, stream, form=form, content=content)
     return stream
+
+
+@pytest.fixture(autouse=True)
+def nobody_asked() -> None:
+    trace.resume(trace.NOTHING)
+
+
+def fail(log: logging.Logger, text: str) -> None:
+    try:
+        try:
+            raise ValueError(f"401 for {TOKEN}")
+        except ValueError as error:
+            raise RuntimeError(text) from error
+    except RuntimeError:
+        log.exception("cannot start")
 
 
 def test_a_line_has_its_time_level_and_origin(log: logging.Logger) -> None:
@@ -130,3 +153,99 @@ def test_by_default_the_log_goes_to_stderr_as_it_is_at_that_time(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.endswith(": hello\n")
+
+
+def test_a_line_says_which_request_it_belongs_to_and_which_command_that_was(log: logging.Logger) -> None:
+    stream = written()
+    begun = trace.begin("joke")
+    log.info("hello")
+    assert stream.getvalue().endswith(f" INFO    [{begun.id} joke] tests.ops.logs: hello\n")
+    assert re.fullmatch("[0-9a-f]{8}", begun.id)
+    assert trace.begin("joke").id != begun.id
+
+
+def test_as_json_each_record_is_an_object_on_one_line_with_the_traceback_inside(log: logging.Logger) -> None:
+    stream = written(form="json")
+    log.info("loaded %s\nin %.1f s “at last”", "smol", 2.5)
+    begun = trace.begin("ask")
+    fail(log, "broken")
+    log.error("where", stack_info=True)
+    first, second, third = map(json.loads, stream.getvalue().splitlines())
+    assert set(first) == {"time", "level", "logger", "message"}
+    assert (first["level"], first["logger"]) == ("INFO", "tests.ops.logs")
+    assert first["message"] == "loaded smol\nin 2.5 s “at last”"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", first["time"])
+    assert (second["request"], second["command"], second["message"]) == (begun.id, "ask", "cannot start")
+    assert "Traceback" in second["exception"]
+    assert "RuntimeError: broken" in second["exception"]
+    assert third["stack"].startswith("Stack (most recent call last)")
+
+
+@pytest.mark.parametrize("secret", [TOKEN, 'with "quotes" and \\ and ü'])
+def test_as_json_a_secret_is_struck_out_everywhere_even_if_json_would_escape_it(
+    log: logging.Logger, secret: str
+) -> None:
+    stream = written(form="json", secrets=(secret, TOKEN))
+    log.info("logging in with %s", secret)
+    fail(log, f"login with {secret} failed")
+    logging.getLogger("aiohttp.client").warning("headers %s", {"Authorization": secret})
+    objects = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert objects[0]["message"] == "logging in with ***"
+    assert "RuntimeError: login with *** failed" in objects[1]["exception"]
+    for one in objects:
+        assert secret not in " ".join(one.values())
+        assert TOKEN not in " ".join(one.values())
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize(
+    "quoting", ["cannot read {}", "cannot read {!r}", "cannot read {!a}"], ids=["as it is", "repr", "ascii"]
+)
+def test_an_error_that_quotes_what_a_person_wrote_is_logged_without_it(
+    log: logging.Logger, form: LogFormat, quoting: str
+) -> None:
+    stream = written(form=form)
+    wrote = "my aunt's diary\nand a second page"
+    trace.begin("ask", [wrote])
+    fail(log, quoting.format(wrote))
+    logging.getLogger("transformers.tokenization").warning(quoting.format(wrote))
+    assert "cannot read" in stream.getvalue()
+    assert "diary" not in stream.getvalue()
+    assert "second page" not in stream.getvalue()
+
+
+def test_short_words_that_every_traceback_has_are_left_in_it(log: logging.Logger) -> None:
+    stream = written()
+    trace.begin("ask", ["in", "", "  "])
+    fail(log, "broken")
+    assert "***" not in stream.getvalue().replace("401 for ***", "")
+
+
+def test_our_own_lines_stay_whole_when_somebody_asks_with_a_word_that_is_in_them() -> None:
+    stream = written()
+    trace.begin("ask", ["smol"])
+    logging.getLogger("bot.answers").info("reply 1 by smol ended")
+    assert "by smol ended" in stream.getvalue()
+
+
+def test_what_people_wrote_is_logged_only_when_that_is_switched_on_and_then_loudly_said() -> None:
+    stream = written("DEBUG", content=True)
+    assert "LOG_CONTENT IS ON" in stream.getvalue()
+    assert " WARNING " in stream.getvalue()
+    trace.begin("ask", ["my aunt's diary"])
+    logging.getLogger("discord.http").debug("PATCH with my aunt's diary")
+    assert "PATCH with my aunt's diary" in stream.getvalue()
+    assert "LOG_CONTENT" not in written("DEBUG").getvalue()
+
+
+def test_a_request_does_not_show_what_was_written_when_it_is_printed() -> None:
+    assert "diary" not in repr(trace.begin("ask", ["my aunt's diary"]))
+
+
+def test_the_texts_of_a_command_are_found_in_subcommands_too() -> None:
+    options = [
+        {"name": "set", "options": [{"name": "model", "value": "smol"}, {"name": "count", "value": 3}]},
+        {"name": "prompt", "value": "Why?"},
+    ]
+    assert trace.words_in(options) == ["smol", "Why?"]
+    assert trace.words_in(None) == []

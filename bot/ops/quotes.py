@@ -1,0 +1,34 @@
+"""Finding what a person wrote where an error quotes it: as a whole, a part of it, or as Python escapes it. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+RUN = (
+    8  # so many characters in a row that are in both texts are a quotation: single words seldom are that long
+)
+_LEAST = 4  # a text that is shorter is in every traceback, and says nothing
+HIDDEN = "***"
+
+
+def without_quotes(text: str, written: Iterable[str]) -> str:
+    """`text` with `***` for each run of `RUN` characters or more that is in something written, too; what is shorter
+    than that as a whole is looked for as a whole."""
+    hidden = bytearray(len(text))
+    for one in _variants(written):
+        length = min(RUN, len(one))
+        runs = {one[start : start + length] for start in range(len(one) - length + 1)}
+        runs = {run for run in runs if len(run.strip()) >= _LEAST}
+        for start in range(len(text) - length + 1) if runs else ():
+            if text[start : start + length] in runs:
+                hidden[start : start + length] = b"\1" * length
+    parts = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
+    return "".join(HIDDEN if is_hidden else "".join(c for c, _ in run) for is_hidden, run in parts)
+
+
+def _variants(written: Iterable[str]) -> Iterator[str]:
+    """As it was written, and as `repr` and JSON show it."""
+    for one in {text.strip() for text in written}:
+        yield from {one, repr(one)[1:-1], ascii(one)[1:-1], json.dumps(one)[1:-1]}
