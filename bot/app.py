@@ -26,10 +26,12 @@ from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
+from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
 from bot.ops.logs import configure_logging
 from bot.ops.notify import Notifier
+from bot.ops.observation import open_observation
 from bot.ops.supervision import Supervision
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
@@ -57,7 +59,7 @@ def model_loader(settings: Settings) -> ModelLoader:
 
 
 @asynccontextmanager
-async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
+async def open_engine(settings: Settings, observer: Observer = UNOBSERVED) -> AsyncIterator[Engine]:
     """The engine that runs models in this process, with its slow imports done."""
     idle_min = settings.unload_idle_after_min
     engine = LocalEngine(
@@ -66,6 +68,7 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
         pinned=settings.pinned_models,
         unload_idle_after_s=None if idle_min is None else idle_min * 60,
         batch_requests=settings.batch_requests,
+        observer=observer,
     )
     try:
         await engine.prepare()
@@ -76,7 +79,12 @@ async def open_engine(settings: Settings) -> AsyncIterator[Engine]:
 
 @asynccontextmanager
 async def open_services(
-    settings: Settings, engine: Engine, *, reply_class: type[LiveReply] = LiveReply, wait: Wait = just_wait
+    settings: Settings,
+    engine: Engine,
+    *,
+    reply_class: type[LiveReply] = LiveReply,
+    wait: Wait = just_wait,
+    observer: Observer = UNOBSERVED,
 ) -> AsyncIterator[Services]:
     """What the cogs need, around an engine.
 
@@ -85,6 +93,7 @@ async def open_services(
         engine: what answers; not closed here.
         reply_class: what makes the growing replies.
         wait: how commands await what does not come from Discord, see `Wait`.
+        observer: who looks on.
 
     Raises:
         CatalogError: the catalogue cannot be used.
@@ -101,6 +110,7 @@ async def open_services(
         queue_timeout_s=settings.queue_timeout_s,
         load_timeout_s=settings.load_timeout_s,
         generation_timeout_s=settings.generation_timeout_s,
+        observer=observer,
     )
     async with (
         open_database(settings.database_path) as database,
@@ -109,7 +119,7 @@ async def open_services(
     ):
         chooser = ModelChooser(catalog, ModelChoices(database))
         archive = Archive(Replies(database), kept_days=settings.replies_kept_days)
-        live_reply = _live_replies(settings, reply_class, wait)
+        live_reply = _live_replies(settings, reply_class, wait, observer)
         rules = AccessRules(database)
         gate = Gate(
             operator_access,
@@ -124,7 +134,7 @@ async def open_services(
             inference=queue,
             answers=answers,
             archive=archive,
-            presses=Presses(answers, archive, chooser),
+            presses=Presses(answers, archive, chooser, observer),
             gate=gate,
             moderation=Moderation(rules, gate, catalog),
             refusals=Refusals(discord.utils.utcnow),
@@ -134,12 +144,16 @@ async def open_services(
                 Inspector(model_loader(settings), settings.hub_token), engine.memory, wait
             ),
             device_card=DeviceCard(engine.memory, wait),
+            database=database,
+            observer=observer,
             default_audience=settings.default_audience,
         )
 
 
-def _live_replies(settings: Settings, reply_class: type[LiveReply], wait: Wait) -> LiveReplies:
-    traffic = Traffic()
+def _live_replies(
+    settings: Settings, reply_class: type[LiveReply], wait: Wait, observer: Observer
+) -> LiveReplies:
+    traffic = Traffic(observer)
 
     def live_reply(surface: Surface, reply_id: str, shown: Shown) -> LiveReply:
         interval_s = settings.edit_interval_s
@@ -216,7 +230,9 @@ def run(settings: Settings, *, force_sync: bool = False) -> int:
     """
     token = settings.required_token()
     read_access(settings, read_catalog(settings))  # a fault is said before seconds of imports
-    configure_logging(settings.log_level, settings.secrets)
+    configure_logging(
+        settings.log_level, settings.secrets, form=settings.log_format, content=settings.log_content
+    )
     asyncio.run(_serve(settings, token, force_sync=force_sync))
     return 0
 
@@ -228,10 +244,17 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
         loop.add_signal_handler(name, stop.set)
     async with (
         Supervision(Notifier.from_environment()) as supervision,
-        open_engine(settings) as engine,
-        open_services(settings, engine) as services,
+        open_observation(settings) as observation,
+        open_engine(settings, observation.observer) as engine,
+        open_services(settings, engine, observer=observation.observer) as services,
     ):
-        bot = PunchlineBot(services=services, data_dir=settings.data_dir, force_sync=force_sync)
+        bot = PunchlineBot(
+            services=services,
+            data_dir=settings.data_dir,
+            force_sync=force_sync,
+            http_trace=observation.discord.http_trace,
+        )
+        observation.attach(services.inference, engine.memory, services.database.ping, bot)
         async with bot:
             supervision.serving(bot, services.inference)
             connection = asyncio.create_task(bot.start(token))

@@ -136,6 +136,16 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="write DEBUG, INFO, WARNING or ERROR"
     )
+    log_format: Literal["text", "json"] = Field("text", description="write text or json")
+    log_content: bool = Field(
+        False, description="write off, or on to have what people write in the log while you debug"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", min_length=1, description="write an address of this machine, such as 127.0.0.1"
+    )
+    metrics_port: int = Field(
+        0, ge=0, le=65_535, description="write a port from 1 to 65535, such as 9464, or 0 for none"
+    )
 
     @property
     def secrets(self) -> tuple[str, ...]:

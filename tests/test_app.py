@@ -14,6 +14,7 @@ from bot.bench import discord_payloads, discord_standin
 from bot.errors import BotError, CatalogError, SettingsError
 from bot.settings import Settings, load_settings
 from tests.conftest import CACHE_DIR
+from tests.ops.looking_on import free_port, get
 
 TOKEN = "part-one.part-two.part-three"
 
@@ -78,6 +79,41 @@ async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
         await asyncio.wait_for(serving, 30)
         last = [one for one in discord_side.arrivals() if one.token == "token1"][-1]
     assert ends in last.content
+
+
+@pytest.mark.model
+async def test_the_local_port_says_starting_then_ready_then_draining(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    number = free_port()
+    values = settings.model_dump(exclude_none=True) | {"metrics_port": number, "shutdown_grace_s": 60}
+    said: list[str] = []
+
+    async def look() -> dict[str, object]:
+        page = await get(f"http://127.0.0.1:{number}/readyz")
+        said.extend(page.json["reasons"])
+        return page.json
+
+    with discord_standin.running(0.01) as discord_side:
+        serving = asyncio.create_task(_serve(load_settings(None, **values), TOKEN, force_sync=False))
+        while "metrics at" not in caplog.text:
+            await asyncio.sleep(0)
+        while not (await look())["ready"]:
+            assert not serving.done(), serving.exception()
+        metrics = await get(f"http://127.0.0.1:{number}/metrics")
+        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
+        while not [one for one in discord_side.arrivals() if one.content]:
+            await asyncio.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while "stopping: 1 running" not in caplog.text:
+            await asyncio.sleep(0.01)
+        await look()
+        await asyncio.wait_for(serving, 60)
+    assert "starting" in said[0]
+    assert "drained or stopped" in said[-1]
+    assert "punchline_device_memory_total_bytes" in metrics.text
+    assert 'punchline_ready{check="engine"} 1.0' in metrics.text
 
 
 async def test_a_refused_token_is_a_sentence_without_the_token(settings: Settings) -> None:

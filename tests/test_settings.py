@@ -52,6 +52,8 @@ def test_with_nothing_set_the_embedded_model_answers_and_nothing_is_missing(env_
         180,
     )
     assert (settings.edit_interval_s, settings.log_level) == (1.0, "INFO")
+    assert (settings.log_format, settings.log_content) == ("text", False)
+    assert (settings.metrics_host, settings.metrics_port) == ("127.0.0.1", 0)
     assert settings.models_file is None
     assert settings.cache_dir.name == settings.data_dir.name == "punchline"
     assert (settings.hub_token, settings.secrets) == (None, ())
@@ -110,6 +112,10 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("SERVER_GPU_SECONDS_PER_DAY", "1.5", "0 for no limit"),
         ("PERSON_QUEUE_SHARE", "0", "0.25 for a quarter"),
         ("SERVER_QUEUE_SHARE", "50%", "0.25 for a quarter"),
+        ("LOG_FORMAT", "xml", "text or json"),
+        ("LOG_CONTENT", "perhaps", "off, or on"),
+        ("METRICS_PORT", "65536", "1 to 65535"),
+        ("METRICS_PORT", "-1", "0 for none"),
     ],
 )
 def test_a_malformed_setting_is_one_line_with_its_name_and_the_fix(
