@@ -5,9 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-# Named by the pages and not yet among the settings: it comes with the bot's health port.
-COMING = {"METRICS_PORT"}
-
 DOCS = Path(__file__).parents[2] / "docs"
 
 

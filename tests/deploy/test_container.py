@@ -23,7 +23,6 @@ import yaml
 
 from bot.ops.supervision import CLOSING_S
 from bot.settings import Settings
-from tests.deploy.pages import COMING
 from tests.deploy.unit import ROOT, seconds
 
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
@@ -147,4 +146,4 @@ def test_the_image_and_the_compose_file_set_what_the_bot_knows() -> None:
         "PYTHONDONTWRITEBYTECODE",
     }
     others |= {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
-    assert set_here - others - COMING <= {name.upper() for name in Settings.model_fields}
+    assert set_here - others <= {name.upper() for name in Settings.model_fields}

@@ -12,7 +12,7 @@ import pytest
 
 from bot.cli import build_parser
 from bot.settings import Settings
-from tests.deploy.pages import COMING, DOCS, blocks, settings_named
+from tests.deploy.pages import DOCS, blocks, settings_named
 from tests.deploy.unit import ROOT, UNIT, environment, exec_start
 
 PAGES = ("install-systemd.md", "install-docker.md")
@@ -21,7 +21,7 @@ NOT_SETTINGS = {"ADDRESS_OF_THIS_REPOSITORY", "CUDA_IMAGE", "INSTALL_TEST_DOWNLO
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_setting_a_page_names_exists(page: str) -> None:
-    named = settings_named(page) - NOT_SETTINGS - COMING
+    named = settings_named(page) - NOT_SETTINGS
     assert named
     assert named <= {name.upper() for name in Settings.model_fields}
 
