@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import discord
 
@@ -18,10 +19,10 @@ from bot.inference.generation import Generation
 from bot.replies.think import without_thoughts
 from bot.storage.database import in_time
 from bot.storage.replies import INTERRUPTED, KeptReply, Replies
+from bot.unwritten import PATIENCE_S, Unwritten
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S = 2.0  # what people see does not wait longer for what is kept
 _FORGETTING_S = 3_600.0  # how often old replies are looked for
 
 _Result = TypeVar("_Result")
@@ -60,6 +61,11 @@ class Archive:
         self._replies = replies
         self._kept_days = kept_days
         self._forgets_at_s = 0.0
+        self._unwritten = Unwritten(replies)
+        self._live: WeakKeyDictionary[Generation, KeptReply] = WeakKeyDictionary()  # under way
+        self._written: WeakKeyDictionary[Generation, KeptReply] = (
+            WeakKeyDictionary()
+        )  # those of them that are kept
 
     async def begun(self, generation: Generation, origin: Origin, message_ids: Sequence[int]) -> None:
         """A reply is seen, in these messages so far."""
@@ -77,12 +83,21 @@ class Archive:
             },
             message_ids=tuple(message_ids),
         )
-        await _if_possible(self._replies.put(kept))
+        self._live[generation] = kept
+        self._written.pop(generation, None)
+        try:
+            await in_time(self._replies.put(kept), PATIENCE_S)
+            self._written[generation] = kept
+        except StorageError as error:
+            log.warning("reply %s is not kept yet: %s", kept.id, error)
 
     async def ended(self, generation: Generation, finished: Finished, text: str) -> None:
         """How a reply ended, and all that the model wrote."""
+        if (begun := self._live.pop(generation, None)) is None:
+            return  # nobody saw anything of it
         numbers = asdict(finished.usage)
-        await _if_possible(self._replies.end(generation.id, finished.reason.value, text, numbers))
+        ended = replace(begun, answer=text, reason=finished.reason.value, numbers=numbers)
+        await self._unwritten.write(ended, is_begun=self._written.pop(generation, None) is begun)
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._forgets_at_s:
             self._forgets_at_s = now_s + _FORGETTING_S
@@ -95,13 +110,15 @@ class Archive:
             ReplyForgotten: it is not kept, or not any more.
             StorageError: the database does not answer.
         """
-        if (kept := await in_time(self._replies.find(reply_id), PATIENCE_S)) is None:
+        kept = self._unwritten.find(reply_id) or await in_time(self._replies.find(reply_id), PATIENCE_S)
+        if kept is None:
             raise ReplyForgotten("This answer is not kept any more. Please ask again.")
         return kept
 
     async def of_message(self, message_id: int) -> KeptReply | None:
         """The reply that a message is a page of, if it is kept and the database answers."""
-        return await _if_possible(self._replies.of_message(message_id))
+        waiting = self._unwritten.of_message(message_id)
+        return waiting or await _if_possible(self._replies.of_message(message_id))
 
     async def unfinished(self) -> list[KeptReply]:
         """Right after a start: the replies that a crash left behind."""

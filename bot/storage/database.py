@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import Timeout
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from bot.errors import StorageError
+from bot.storage.in_use import used
 from bot.storage.migrate import BUSY_TIMEOUT_S, migrate, told_when_to_begin
+from bot.storage.sentences import LOCKED, explained
 
 ANSWER_TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
 
 _Result = TypeVar("_Result")
-# What SQLite says, in parts of its messages, and what that means for whoever reads it.
-_SENTENCES = {
-    "disk is full": "The disk of {path} is full: nothing new can be kept. The operator must free space there.",
-    "locked": "Another program has kept {path} locked for long. Please try again in a minute.",
-    "malformed": "{path} is damaged. The operator can put a backup in its place, or move it away to begin anew.",
-    "not a database": "{path} is not a database: set DATABASE_FILE to another file, or move this one away.",
-    "unable to open": "{path} cannot be opened: check DATABASE_FILE, and the rights of its folder.",
-    "readonly": "{path} cannot be written: check the rights of the file and its folder.",
-}
 
 
 async def in_time(work: Awaitable[_Result], patience_s: float) -> _Result:
@@ -50,7 +41,7 @@ class Database:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._name = Path(path.name)  # people read of it; where it is, is the operator's business
         self._turn = asyncio.Lock()
         self._writer = _engine(path, to_write=True)
         self._readers = _engine(path, to_write=False)
@@ -92,11 +83,11 @@ class Database:
         self._begun.add(task)
         task.add_done_callback(self._ended)
         try:
-            with explained(self._path):
+            with explained(self._name):
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     return await asyncio.shield(task)
         except TimeoutError:
-            raise StorageError(_SENTENCES["locked"].format(path=self._path.name)) from None
+            raise StorageError(LOCKED.format(path=self._name)) from None
 
     async def ping(self) -> None:
         """Return when the file can be read.
@@ -137,33 +128,18 @@ def _engine(path: Path, *, to_write: bool) -> AsyncEngine:
 async def open_database(path: Path) -> AsyncIterator[Database]:
     """Open the file, made and brought up to date first; its folder is made too.
 
+    Nobody exchanges the file while it is open (`backup.restore`).
+
     Raises:
         StorageError: it cannot be used, with the fix.
     """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        await asyncio.to_thread(migrate, path)
-    database = Database(path)
-    try:
-        yield database
-    finally:
-        await database.aclose()
-
-
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn what SQLite and the file system say into sentences."""
-    try:
-        yield
-    except DBAPIError as error:
-        said = str(error.orig)
-        sentence = next((words for part, words in _SENTENCES.items() if part in said), None)
-        raise StorageError((sentence or f"{{path}} cannot be used ({said}).").format(path=path)) from error
-    except Timeout as error:
-        raise StorageError(_SENTENCES["locked"].format(path=path)) from error
-    except OSError as error:
-        if isinstance(error, TimeoutError):
-            raise
-        raise StorageError(
-            f"{path} cannot be used ({error.strerror}): set DATABASE_FILE to a file in a folder the bot may write to."
-        ) from error
+    with used(path):
+        with explained(path):
+            await asyncio.to_thread(migrate, path)
+        database = Database(path)
+        try:
+            yield database
+        finally:
+            await database.aclose()

@@ -19,6 +19,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, create_engine, event
 
 from bot.errors import StorageError
+from bot.storage.sentences import damaged
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10.0  # how long one waits for another who writes
@@ -27,23 +28,42 @@ BUSY_TIMEOUT_S = 10.0  # how long one waits for another who writes
 def migrate(path: Path, migrations: Path = MIGRATIONS) -> None:
     """Make the file if there is none, and bring it up to date. Blocks; safe to be run by two at once.
 
+    All of the file is read first: damage is told at the start, and not in the middle of somebody's question.
+
     Raises:
-        StorageError: a newer version of Punchline wrote it.
+        StorageError: it is damaged, another program's, or a newer version of Punchline wrote it.
     """
-    config = Config()
-    config.set_main_option("script_location", str(migrations))
-    config.set_main_option("path_separator", "os")
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    config = _config(migrations)
     # Turning on the write-ahead log fails at once where another one does it in the same moment.
     with FileLock(f"{path}.lock", timeout=BUSY_TIMEOUT_S), _connected(path) as connection:
+        if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
+            raise damaged(path)
         current = MigrationContext.configure(connection).get_current_revision()
-        if current is not None and current not in known:
+        if current is not None and current not in _known(config):
             raise StorageError(
                 f"{path} was written by a newer Punchline (schema {current}): install that version again, or set "
                 "DATABASE_FILE to another file."
             )
+        if current is None and connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
+            raise StorageError(f"{path} belongs to another program: set DATABASE_FILE to another file.")
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+
+
+def known_schemas() -> list[str]:
+    """The versions that this code can bring up to date, the newest last."""
+    return _known(_config(MIGRATIONS))
+
+
+def _config(migrations: Path) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _known(config: Config) -> list[str]:
+    return [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()][::-1]
 
 
 @contextmanager

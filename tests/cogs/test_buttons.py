@@ -11,6 +11,7 @@ import pytest
 
 from bot.chat.messages import Role
 from bot.client import PunchlineBot
+from bot.errors import StorageError
 from bot.inference.engine import FinishReason
 from bot.inference.scripted import ScriptedEngine
 from tests.world import World, labels, open_world
@@ -271,18 +272,28 @@ async def test_a_stop_button_that_outlived_its_answer_says_that_it_has_ended(tmp
         assert calls == ["This answer has ended already."]
 
 
-async def test_a_database_that_does_not_take_it_costs_the_buttons_and_not_the_answer(
+async def test_a_database_that_does_not_take_it_costs_neither_the_answer_nor_its_buttons(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
 
         async def broken(*_: object) -> None:
-            from bot.errors import StorageError
-
             raise StorageError("The disk is full.")
 
-        world.bot.services.archive._replies.put = broken  # type: ignore[method-assign, assignment]
-        await asked(world)
-        assert world.messages[0].content.startswith("Hello, world.")
-        assert "The disk is full." in caplog.text
-        assert "not kept" in words(await world.alice.click(world.messages[0], label="Regenerate"))
+        replies = world.bot.services.archive._replies
+        with pytest.MonkeyPatch.context() as fault:
+            fault.setattr(replies, "put", broken)
+            await asked(world)
+            assert world.messages[0].content.startswith("Hello, world.")
+            assert "The disk is full." in caplog.text
+            await world.alice.click(world.messages[0], label="Regenerate")
+            await world.until(lambda: world.ended and len(world.messages) == 2)
+            first, second = (message.id for message in world.messages)
+            assert await replies.of_message(first) is None
+        assert await world.bot.services.archive.of_message(first) is not None
+        await world.alice.click(world.messages[0], label="Regenerate")
+        await world.until(lambda: world.ended and len(world.messages) == 3)
+        for message_id in (first, second):  # what waited was written with the next one
+            kept = await replies.of_message(message_id)
+            assert kept is not None
+            assert (kept.answer, kept.reason) == ("Hello, world.", "stop")

@@ -112,16 +112,53 @@ async def test_what_is_no_database_is_said_to_be_that_and_left_alone(path: Path,
     assert path.read_bytes() == content
 
 
-async def test_a_damaged_file_is_said_to_be_that(path: Path) -> None:
+async def with_content(path: Path) -> int:
     async with open_database(path) as database:
         for number in range(300):
             await ModelChoices(database).put(PlaceKind.CHANNEL, number, "gemma", set_by=7)
-    data = bytearray(path.read_bytes())
-    data[4096:] = os.urandom(len(data) - 4096)
-    path.write_bytes(data)
-    with pytest.raises(StorageError, match="damaged"):
-        async with open_database(path) as database:
-            await ModelChoices(database).at([(PlaceKind.CHANNEL, 1)], None)
+    return path.stat().st_size
+
+
+@pytest.mark.parametrize("kept_bytes", [60, 4_096, 5_000, 20_000], ids=lambda size: f"{size}-bytes-left")
+async def test_a_truncated_file_is_told_at_the_start_with_the_way_out(path: Path, kept_bytes: int) -> None:
+    assert await with_content(path) > kept_bytes
+    os.truncate(path, kept_bytes)
+    left = path.read_bytes()
+    said = await why_not(path)
+    assert str(path) in said
+    assert "`python -m bot restore FILE`, or move the file away to begin with an empty one" in said
+    assert path.read_bytes() == left  # nothing is written over what could still be saved
+
+
+@pytest.mark.parametrize("page", [1, 2, 5, -1])
+async def test_a_page_that_was_overwritten_is_told_at_the_start_with_the_way_out(
+    path: Path, page: int
+) -> None:
+    pages = await with_content(path) // 4096
+    with path.open("rb+") as file:
+        file.seek(4096 * (page % pages))
+        file.write(os.urandom(4096))
+    said = await why_not(path)
+    assert "is damaged" in said
+    assert "`python -m bot restore FILE`" in said
+
+
+async def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE theirs (words TEXT)")
+    connection.close()
+    assert "belongs to another program: set DATABASE_FILE" in await why_not(path)
+    assert tables(path) == {"theirs"}
+
+
+async def test_people_are_not_told_where_the_file_is(path: Path) -> None:
+    async with open_database(path) as database:
+        with sqlite3.connect(path) as other:
+            other.execute("DROP TABLE model_choices")
+        other.close()
+        with pytest.raises(StorageError, match=r"^punchline\.sqlite3 "):
+            await ModelChoices(database).put(PlaceKind.CHANNEL, 1, "gemma", set_by=7)
 
 
 async def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""What SQLite and the file system say, as sentences with the fix."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import Timeout
+from sqlalchemy.exc import DBAPIError
+
+from bot.errors import StorageError
+
+WAY_OUT = (
+    "the operator can restore a backup with `python -m bot restore FILE`, or move the file away to begin with an "
+    "empty one"
+)
+RIGHTS = "set DATABASE_FILE to a file in a folder the bot may write to"
+
+LOCKED = "Another program has kept {path} locked for long. Please try again in a minute."
+# Parts of SQLite's messages, and what they mean for whoever reads it.
+_SENTENCES = {
+    "disk is full": "The disk of {path} is full: nothing new can be kept. The operator must free space there.",
+    "disk I/O error": "The disk of {path} cannot be read or written. The operator must look at it: it may be full, "
+    "or failing.",
+    "locked": LOCKED,
+    "malformed": "{path} is damaged: {way_out}.",
+    "not a database": "{path} is not a database: {way_out}.",
+    "unable to open": "{path} cannot be opened: check DATABASE_FILE, and the rights of its folder.",
+    "readonly": "{path} cannot be written: check the rights of the file and its folder.",
+}
+
+
+def damaged(path: Path, way_out: str = WAY_OUT) -> StorageError:
+    """That a file was looked at, and is not whole."""
+    return StorageError(_SENTENCES["malformed"].format(path=path, way_out=way_out))
+
+
+@contextmanager
+def explained(path: Path, *, way_out: str = WAY_OUT, rights: str = RIGHTS) -> Iterator[None]:
+    """Turn what is raised around a file into sentences.
+
+    Args:
+        path: the file they are to name.
+        way_out: what to do if it is damaged.
+        rights: what to do if the file system refuses.
+
+    Raises:
+        StorageError: in place of what SQLite, the file system and the locks raise.
+    """
+    try:
+        yield
+    except (DBAPIError, sqlite3.Error) as error:
+        said = str(error.orig if isinstance(error, DBAPIError) else error)
+        sentence = next((text for part, text in _SENTENCES.items() if part in said), None)
+        sentence = sentence or f"{{path}} cannot be used ({said})."
+        raise StorageError(sentence.format(path=path, way_out=way_out)) from error
+    except Timeout as error:
+        raise StorageError(LOCKED.format(path=path)) from error
+    except OSError as error:
+        if isinstance(error, TimeoutError):
+            raise
+        raise StorageError(f"{path} cannot be used ({error.strerror}): {rights}.") from error
