@@ -29,6 +29,8 @@ from bot.inference.local import LocalEngine
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
+from bot.ops.consultation import Consultation, room_of
+from bot.ops.examination import Examination
 from bot.ops.logs import configure_logging
 from bot.ops.notify import Notifier
 from bot.ops.observation import open_observation
@@ -146,6 +148,7 @@ async def open_services(
             device_card=DeviceCard(engine.memory, wait),
             database=database,
             observer=observer,
+            consultation=_consultation(settings, catalog, engine, wait),
             default_audience=settings.default_audience,
         )
 
@@ -162,6 +165,12 @@ def _live_replies(
         )
 
     return live_reply
+
+
+def _consultation(settings: Settings, catalog: ModelCatalog, engine: Engine, wait: Wait) -> Consultation:
+    room = room_of(engine.memory)
+    examination = Examination(settings, lambda: catalog, model_loader(settings), room=room)
+    return Consultation(examination, settings.secrets, wait)
 
 
 def read_catalog(settings: Settings) -> ModelCatalog:

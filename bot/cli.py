@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bot import __version__
 from bot.errors import BotError, SettingsError, UsageError
@@ -17,12 +18,20 @@ EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
+_EXIT_CODES = """exit codes:
+  0    it was done, or nothing that was checked has failed
+  1    it failed, or something that was checked has
+  2    it was asked or configured wrongly
+  130  Ctrl-C ended it"""
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser for `python -m bot` and `punchline`."""
     parser = argparse.ArgumentParser(
         prog="punchline",
         description="A Discord bot that runs open-weight language models itself, on one GPU.",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"punchline {__version__}")
     parser.add_argument(
@@ -54,7 +63,41 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file too")
     bench.add_argument("--plots", type=Path, metavar="FOLDER", help="draw two pictures into this folder")
 
-    commands.add_parser("check", help="tell whether this machine is ready")
+    check = _with_exit_codes(
+        commands,
+        "check",
+        help="tell whether this machine and the bot's application are ready",
+        description="Look at everything the bot needs, and say what to do about what is not as it should be.",
+    )
+    check.add_argument(
+        "--server", type=int, metavar="ID", help="look at the bot's permissions in this server too"
+    )
+    check.add_argument("--offline", action="store_true", help="leave out what asks Discord or the Hub")
+    check.add_argument("--json", action="store_true", help="print one JSON document: docs/check.md")
+
+    backup = _with_exit_codes(
+        commands,
+        "backup",
+        help="copy the database into a new file; the bot may be running",
+        description="Copy the database, whole and of one moment, into a new file. The bot may be running.",
+    )
+    backup.add_argument("file", type=Path, metavar="FILE", help="where to; it must not exist yet")
+
+    restore = _with_exit_codes(
+        commands,
+        "restore",
+        help="put a backup in the database's place; the bot must be stopped",
+        description="Look a backup through, and put it in the database's place. What was there is kept beside it.",
+    )
+    restore.add_argument("file", type=Path, metavar="FILE", help="a file that `backup` made")
+    return parser
+
+
+def _with_exit_codes(commands: Any, name: str, **words: str) -> argparse.ArgumentParser:
+    """The parser of a command that scripts run."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, epilog=_EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter, **words
+    )
     return parser
 
 
@@ -78,7 +121,14 @@ def _dispatch(args: argparse.Namespace) -> int:
 
     if args.env_file is not None and not args.env_file.is_file():
         raise UsageError(f"There is no file {args.env_file}: check --env-file.")
-    settings = load_settings(args.env_file or Path(".env"))
+    try:
+        settings = load_settings(args.env_file or Path(".env"))
+    except SettingsError as error:
+        if args.command == "check" and args.json:
+            from bot.ops.doctor import unsettled
+
+            unsettled(error)
+        raise
     if args.command == "run":
         from bot.app import run
 
@@ -102,9 +152,17 @@ def _dispatch(args: argparse.Namespace) -> int:
             ) from None
         plan = Plan(args.model or settings.default_model, users, args.tokens, tuple(args.peer))
         return bench(settings, plan, args.json, args.plots)
+    if args.command == "backup":
+        from bot.ops.safekeeping import backup_command
+
+        return backup_command(settings, args.file)
+    if args.command == "restore":
+        from bot.ops.safekeeping import restore_command
+
+        return restore_command(settings, args.file)
     from bot.ops.doctor import check
 
-    return check(settings)
+    return check(settings, server_id=args.server, offline=args.offline, as_json=args.json)
 
 
 def _say(error: BotError, code: int) -> int:

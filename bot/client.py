@@ -15,6 +15,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot import trace
+from bot.discord_needs import INTENTS
 from bot.interruptions import mark_interrupted
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
@@ -23,7 +24,15 @@ from bot.translator import FileTranslator
 
 log = logging.getLogger(__name__)
 
-EXTENSIONS = ("cogs.jokes", "cogs.chat", "cogs.mentions", "cogs.models", "cogs.gpu", "cogs.access")
+EXTENSIONS = (
+    "cogs.jokes",
+    "cogs.chat",
+    "cogs.mentions",
+    "cogs.models",
+    "cogs.gpu",
+    "cogs.access",
+    "cogs.doctor",
+)
 
 
 class PunchlineBot(commands.Bot):
@@ -49,9 +58,7 @@ class PunchlineBot(commands.Bot):
         super().__init__(
             command_prefix=commands.when_mentioned,
             help_command=None,
-            # None of them is privileged: Discord shows the words of messages that mention the bot, and of direct ones,
-            # to it anyway. guilds keeps the channel cache filled.
-            intents=discord.Intents(guilds=True, guild_messages=True, dm_messages=True),
+            intents=INTENTS,
             max_messages=None,  # what people write is not kept in memory
             allowed_mentions=discord.AllowedMentions.none(),
             # Added to a server or to one's own apps, and usable wherever people write.

@@ -13,6 +13,7 @@ from bot.chooser import ModelChooser
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
+from bot.ops.consultation import Consultation
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
@@ -39,6 +40,7 @@ class Services:
         device_card: answers with how the device is.
         database: where all of that is kept; for whoever wants to know whether it answers.
         observer: hears what went wrong with a command.
+        consultation: answers operators who ask how the bot is.
         default_audience: whom a joke is for when nobody says.
     """
 
@@ -55,5 +57,6 @@ class Services:
     inspections: Inspections
     device_card: DeviceCard
     database: Database
+    consultation: Consultation
     observer: Observer = field(default=UNOBSERVED)
     default_audience: str = "a room of data scientists"

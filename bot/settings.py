@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bot.errors import SettingsError
@@ -147,6 +147,13 @@ class Settings(BaseSettings):
         0, ge=0, le=65_535, description="write a port from 1 to 65535, such as 9464, or 0 for none"
     )
 
+    _file: Path | None = PrivateAttr(None)
+
+    @property
+    def file(self) -> Path | None:
+        """The settings file that was read, or None if there was none."""
+        return self._file
+
     @property
     def secrets(self) -> tuple[str, ...]:
         """The values that must never appear in a log."""
@@ -184,7 +191,9 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
         SettingsError: one or more settings are malformed; a line for each.
     """
     try:
-        return Settings(_env_file=env_file, **overrides)
+        settings = Settings(_env_file=env_file, **overrides)
+        settings._file = env_file if env_file is not None and env_file.is_file() else None
+        return settings
     except ValidationError as error:
         names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors(include_input=False))
         lines = (f"{name.upper()} is malformed: {_fix(name)}." for name in names)

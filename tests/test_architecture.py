@@ -28,7 +28,7 @@ MAY_USE_HEAVY = (
     "bot/inference/weights.py",
     "bot/inference/parts.py",
     "bot/inference/embedded.py",
-    "bot/ops/doctor.py",
+    "bot/inference/accelerator.py",
 )
 LONGEST_FILE = 300
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from bot.settings import Settings
+from bot.storage.in_use import used
+from bot.storage.migrate import migrate
 
 ROOT = Path(__file__).parents[1]
 HEAVY = (
@@ -57,7 +59,7 @@ print("loaded", sorted(set({HEAVY!r}) & set(sys.modules)))
     done = run_python("-c", script)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("exit 0\nloaded []\n")
-    for command in ("run", "demo", "pull", "check"):
+    for command in ("run", "demo", "pull", "check", "backup", "restore"):
         assert f"\n    {command} " in done.stdout
 
 
@@ -92,6 +94,58 @@ def test_pulling_an_alias_that_is_nearly_right_offers_the_right_one(tmp_path: Pa
     done = punchline(tmp_path, "pull", "gema")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "There is no model called 'gema'. Did you mean 'gemma'?\n"
+
+
+def test_the_help_of_what_scripts_run_says_the_exit_codes() -> None:
+    from bot.cli import build_parser
+
+    texts = [build_parser().format_help()]
+    for command in ("check", "backup", "restore"):
+        done = run_python("-m", "bot", command, "--help")
+        texts.append(done.stdout)
+    for text in texts:
+        assert "exit codes:\n  0    it was done" in text
+        assert "\n  1    it failed" in text
+        assert "\n  2    it was asked or configured wrongly" in text
+
+
+def test_a_backup_is_taken_and_restored_from_the_command_line(tmp_path: Path) -> None:
+    where = {"DATA_DIR": str(tmp_path / "data")}
+    database = tmp_path / "data" / "punchline.sqlite3"
+    copy = tmp_path / "copy"
+    done = punchline(tmp_path, "backup", str(copy), **where)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"There is no database at {database} yet: check DATA_DIR and DATABASE_FILE.\n"
+
+    database.parent.mkdir()
+    migrate(database)
+    done = punchline(tmp_path, "backup", str(copy), **where)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"{database} is backed up in {copy} (")
+
+    done = punchline(tmp_path, "restore", str(copy), **where)
+    assert (done.returncode, done.stderr) == (0, "")
+    restored, kept = done.stdout.splitlines()
+    assert restored.startswith(f"{database} is restored from {copy} (schema ")
+    assert Path(kept.removeprefix("what was there is kept in ")).exists()
+
+    with used(database):
+        done = punchline(tmp_path, "restore", str(copy), **where)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("The bot is running, with ")
+
+
+def test_a_damaged_database_is_one_sentence_when_the_bot_starts(tmp_path: Path) -> None:
+    database = tmp_path / "data" / "punchline.sqlite3"
+    database.parent.mkdir()
+    database.write_bytes(b"no database at all " * 100)
+    done = punchline(tmp_path, "run", DATA_DIR=str(database.parent), DISCORD_TOKEN="a.b.c")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"{database} is not a database: the operator can restore a backup with `python -m bot restore FILE`, or move "
+        "the file away to begin with an empty one.\n"
+    )
 
 
 @pytest.mark.parametrize("args", [["pull"], ["pull", "smol", "phi"], ["sing"], ["demo", "--port", "eighty"]])

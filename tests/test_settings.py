@@ -77,7 +77,7 @@ def test_what_the_caller_says_wins_over_both(env_file: Path, monkeypatch: pytest
 def test_an_empty_value_counts_as_not_set(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     env_file.write_text("DISCORD_TOKEN=\nMODELS_FILE=\nCACHE_DIR=\nQUEUE_LIMIT=\nLOG_LEVEL=\n")
     monkeypatch.setenv("DEFAULT_MODEL", "")
-    assert load_settings(env_file) == load_settings(None)
+    assert load_settings(env_file).model_dump() == load_settings(None).model_dump()
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -217,4 +217,4 @@ def test_the_example_documents_every_setting_and_nothing_else() -> None:
 
 
 def test_the_example_can_be_copied_as_it_is_and_says_the_defaults() -> None:
-    assert load_settings(EXAMPLE) == load_settings(None)
+    assert load_settings(EXAMPLE).model_dump() == load_settings(None).model_dump()

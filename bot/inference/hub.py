@@ -94,7 +94,7 @@ def size_bytes(spec: ModelSpec, token: str | None) -> int:
     Raises:
         ModelUnavailable: the Hub does not say.
     """
-    with _explained(spec):
+    with explained(spec):
         tree = HfApi(token=token or False).list_repo_tree(
             spec.repository or "", revision=spec.revision, recursive=True
         )
@@ -112,7 +112,7 @@ def peek(spec: ModelSpec, token: str | None) -> Peeked:
     """
     api = HfApi(token=token or False)
     repository = spec.repository or ""
-    with _explained(spec):
+    with explained(spec):
         info = api.model_info(
             repository, revision=spec.revision, timeout=REQUEST_TIMEOUT_S, files_metadata=True
         )
@@ -187,7 +187,7 @@ def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
                 furthest = min(0.99, fraction)  # the rest is said when everything is in its place
                 report(step, furthest)
 
-    with _explained(spec):
+    with explained(spec):
         present_bytes = _present_bytes(spec)
         _require_space(spec, total_bytes - present_bytes, total_bytes)
         report(step, 0.0)
@@ -225,7 +225,7 @@ def _disk_full(spec: ModelSpec, numbers: str) -> ModelUnavailable:
 
 
 @contextmanager
-def _explained(spec: ModelSpec) -> Iterator[None]:
+def explained(spec: ModelSpec) -> Iterator[None]:
     """Turn what the Hub's client raises into sentences."""
     page = f"{constants.ENDPOINT}/{spec.repository}"
     try:

@@ -1,89 +1,87 @@
-"""`python -m bot check`: is this machine ready? One line for each thing, and the fix for what is not."""
+"""`python -m bot check`: is this machine ready, and the bot's application? One line for each thing, with the fix."""
 
 from __future__ import annotations
 
+import asyncio
+import io
 import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from typing import TextIO
 
-from bot.app import read_catalog
-from bot.errors import BotError
-from bot.inference.device import read_device
-from bot.inference.memory import gigabytes
-from bot.ops.findings import Finding, Verdict
-from bot.ops.fitting import check_models
+from bot.app import model_loader, read_catalog
+from bot.errors import SettingsError
+from bot.ops.examination import Examination
+from bot.ops.findings import Finding, Verdict, document, worst
 from bot.ops.logs import configure_logging
 from bot.settings import Settings
 
 
-def check(settings: Settings) -> int:
-    """Print what was found; the exit code is 1 if anything failed."""
+def check(
+    settings: Settings, *, server_id: int | None = None, offline: bool = False, as_json: bool = False
+) -> int:
+    """Print what was found, each line as soon as it is known or all as one JSON document; 1 if anything failed.
+
+    Args:
+        settings: how the bot is set up.
+        server_id: a server in which to look at the bot's permissions.
+        offline: leave out what asks Discord or the Hub.
+        as_json: print one document, and nothing else, on stdout.
+    """
     configure_logging("ERROR", settings.secrets)
-    findings = []
-    for finding in examine(settings):
-        findings.append(finding)
-        sys.stdout.write(f"{finding.verdict:<8} {finding.subject:<12} {finding.text}\n")
-        sys.stdout.flush()
-    return 1 if any(finding.verdict is Verdict.FAILED for finding in findings) else 0
+    examination = Examination(settings, lambda: read_catalog(settings), model_loader(settings))
+
+    async def examined(out: TextIO) -> list[Finding]:
+        findings = []
+        async for finding in examination.everything(server_id=server_id, offline=offline):
+            findings.append(_redacted(finding, settings.secrets))
+            if not as_json:
+                _print(findings[-1], out)
+        return findings
+
+    with _own_stdout() as out:
+        findings = asyncio.run(examined(out))
+        if as_json:
+            out.write(document(findings) + "\n")
+    return 1 if worst(findings) is Verdict.FAILED else 0
 
 
-def examine(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that must be right before the bot can run."""
-    yield _token(settings)
-    yield from _folders(settings)
+def unsettled(error: SettingsError) -> None:
+    """Print a document for settings that cannot be read, so that scripts always get one."""
+    lines = str(error).splitlines()
+    findings = [Finding("settings", Verdict.FAILED, "settings", line) for line in lines]
+    sys.stdout.write(document(findings) + "\n")
+
+
+def _print(finding: Finding, out: TextIO) -> None:
+    out.write(f"{finding.verdict:<8} {finding.subject:<12} {finding.text}\n")
+    out.flush()
+
+
+def _redacted(finding: Finding, secrets: tuple[str, ...]) -> Finding:
+    text = finding.text
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return replace(finding, text=text)
+
+
+@contextmanager
+def _own_stdout() -> Iterator[TextIO]:
+    """Keep stdout to ourselves: what libraries print there, native ones too, goes to stderr."""
+    sys.stdout.flush()
     try:
-        catalog = read_catalog(settings)
-    except BotError as error:
-        yield Finding(Verdict.FAILED, "catalogue", str(error))
+        number = sys.stdout.fileno()
+    except (OSError, io.UnsupportedOperation):  # no real file, as in tests
+        out = sys.stdout
+        with redirect_stdout(sys.stderr):
+            yield out
         return
-    yield Finding(Verdict.OK, "catalogue", f"{len(catalog)} models; {catalog.default} answers by default")
-    yield _guarded("device", _device)
-    yield from check_models(settings, catalog)
-
-
-def _token(settings: Settings) -> Finding:
-    try:
-        settings.required_token()
-    except BotError as error:
-        return Finding(Verdict.WARNING, "token", f"{error} (`make demo` needs none.)")
-    return Finding(Verdict.OK, "token", "DISCORD_TOKEN is set")
-
-
-def _folders(settings: Settings) -> Iterator[Finding]:
-    for name, folder in (("CACHE_DIR", settings.cache_dir), ("DATA_DIR", settings.data_dir)):
-        yield _guarded(name, lambda folder=folder: _writable(folder))  # type: ignore[misc]  # a default binds it
-
-
-def _writable(folder: Path) -> str:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"{folder} cannot be made ({error.strerror}): check the path, or choose another folder"
-        ) from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} is not writable: change its owner, or choose another folder")
-    return f"{folder}, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"
-
-
-def _device() -> str:
-    import bitsandbytes
-    import torch
-
-    versions = f"torch {torch.__version__}, bitsandbytes {bitsandbytes.__version__}"
-    device = read_device()
-    if not device.is_gpu:
-        return f"no GPU: models run on the CPU, which suits smol only ({versions})"
-    if device.sensors.driver:
-        versions += f", driver {device.sensors.driver}"
-    free, total = gigabytes(device.free_bytes), gigabytes(device.total_bytes)
-    return f"{device.name}, {free} of {total} free ({versions})"
-
-
-def _guarded(subject: str, look: Callable[[], str]) -> Finding:
-    try:
-        return Finding(Verdict.OK, subject, look())
-    except (OSError, ImportError, RuntimeError) as error:
-        return Finding(Verdict.FAILED, subject, f"{error}")
+    with os.fdopen(os.dup(number), "w", encoding="utf-8") as kept, redirect_stdout(sys.stderr):
+        os.dup2(2, number)
+        try:
+            yield kept
+        finally:
+            kept.flush()
+            os.dup2(kept.fileno(), number)

@@ -39,9 +39,7 @@ def used_alone(path: Path) -> Iterator[None]:
     """
     with _held(path, alone=True) as is_held:
         if not is_held:
-            raise StorageError(
-                f"The bot is running, or something else has {path} open: stop it first, then do this again."
-            )
+            raise StorageError(f"The bot is running, with {path} open: stop it first, then do this again.")
         yield
 
 

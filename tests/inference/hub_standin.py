@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,9 @@ class Hub:
         listing_refused: how asking for the list of files is refused, if it is.
         file_refused: the same for each file, by path.
         lies: the size of a file is said to be another one than it is, by path.
+        token: the only one that is known.
+        access_refused: how asking whether files would be given is refused, if it is.
+        ahead_s: how much its clock is ahead of ours.
         requests: "METHOD path" of each, in order.
         authorizations: what was sent to prove who asks; None for nothing.
         sent_bytes: how much of the files went out.
@@ -68,6 +72,9 @@ class Hub:
     listing_refused: Refusal | None = None
     file_refused: dict[str, Refusal] = field(default_factory=dict)
     lies: dict[str, int] = field(default_factory=dict)
+    token: str = "hf_valid"
+    access_refused: Refusal | None = None
+    ahead_s: float = 0.0
     requests: list[str] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
     sent_bytes: int = 0
@@ -84,7 +91,14 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 return
             hub.requests.append(f"{self.command} {path}")
             hub.authorizations.append(self.headers.get("Authorization"))
-            if path.startswith(f"/api/models/{REPOSITORY}"):
+            if path == "/api/whoami-v2":
+                self._whoami()
+            elif path == f"/api/models/{REPOSITORY}/auth-check":
+                if hub.access_refused is None:
+                    self._json({})
+                else:
+                    self._refuse(hub.access_refused)
+            elif path.startswith(f"/api/models/{REPOSITORY}"):
                 self._api(path.removeprefix(f"/api/models/{REPOSITORY}/"))
             elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
                 self._file(path.removeprefix(f"/{REPOSITORY}/resolve/{COMMIT}/"))
@@ -95,6 +109,16 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, format: str, *args: object) -> None:
             """Nothing: a test reads `hub.requests`."""
+
+        def _whoami(self) -> None:
+            if self.headers.get("Authorization") == f"Bearer {hub.token}":
+                self._json({"type": "user", "id": "1", "name": "somebody"})
+            else:
+                self._refuse(Refusal(401, None, "Invalid username or password."))
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            """The Date header's."""
+            return super().date_time_string(time.time() + hub.ahead_s)
 
         def _api(self, what: str) -> None:
             kind, _, revision = what.partition("/")

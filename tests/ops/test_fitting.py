@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bot.inference.catalog import ModelCatalog, load_catalog
 from bot.inference.device import DeviceReading
 from bot.inference.inspector import Inspector
+from bot.inference.loader import ModelLoader
 from bot.ops import fitting
+from bot.ops.checks import run_checks
 from bot.ops.findings import Finding, Verdict
-from bot.ops.fitting import check_models
+from bot.ops.fitting import Fitting, Room
 from bot.settings import Settings, load_settings
 from tests.inference.checkpoints import save_checkpoint
 from tests.inference.hub_standin import COMMIT, REPOSITORY, Hub, Refusal, client_of, serving
@@ -66,8 +70,18 @@ def of(tmp_path: Path, *places: str, default: str = "smol", more: str = "") -> t
     return settings, ModelCatalog(few, default=default)
 
 
-def found(asked: tuple[Settings, ModelCatalog], alias: str = "tiny0") -> Finding:
-    return {finding.subject: finding for finding in check_models(*asked)}[alias]
+def looked(asked: tuple[Settings, ModelCatalog], **how: Any) -> dict[str, Finding]:
+    settings, catalog = asked
+
+    async def look() -> dict[str, Finding]:
+        checks = Fitting(settings, catalog, ModelLoader(settings.cache_dir), **how).checks()
+        return {finding.subject: finding async for finding in run_checks(checks)}
+
+    return asyncio.run(look())
+
+
+def found(asked: tuple[Settings, ModelCatalog], alias: str = "tiny0", **how: Any) -> Finding:
+    return looked(asked, **how)[alias]
 
 
 def local(folder: Path) -> str:
@@ -187,8 +201,33 @@ def test_a_hub_that_does_not_answer_is_said_and_not_asked_again(
 
     monkeypatch.setattr(Inspector, "look", hang)
     monkeypatch.setattr(fitting, "PATIENCE_S", 0.05)
-    told = {one.subject: one for one in check_models(*of(tmp_path, REMOTE, REMOTE, default="tiny1"))}
+    told = looked(of(tmp_path, REMOTE, REMOTE, default="tiny1"))
     release.set()
     assert len(looks) == 1
     assert [told[alias].verdict for alias in ("tiny0", "tiny1")] == [Verdict.OK, Verdict.WARNING]
     assert all("the Hub cannot be reached" in told[alias].text for alias in ("tiny0", "tiny1"))
+
+
+@pytest.mark.usefixtures("device")
+def test_an_operators_budget_is_what_a_model_must_fit_into(tmp_path: Path, checkpoint: Path) -> None:
+    settings, catalog = of(tmp_path, local(checkpoint))
+    finding = found((settings.model_copy(update={"gpu_memory_budget": 100 * 10**6}), catalog))
+    assert finding.verdict is Verdict.FAILED
+    assert "GPU_MEMORY_BUDGET has 0.1 GB: with context_tokens = 8192" in finding.text
+
+
+def test_in_a_bot_that_runs_what_is_in_memory_is_no_reason_why_another_model_does_not_fit(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu_of(monkeypatch, 24_000, free_mb=100)
+    room = Room("the bot", 20 * 10**9, 20 * 10**9)
+    finding = found(of(tmp_path, local(checkpoint)), room=lambda: room)
+    assert finding.verdict is Verdict.OK
+    assert finding.text.endswith("the bot has 20 GB")
+
+
+@pytest.mark.usefixtures("device")
+def test_offline_the_hub_is_not_asked_and_that_is_said(tmp_path: Path, hub: Hub) -> None:
+    finding = found(of(tmp_path, REMOTE), asks_hub=False)
+    assert "NOT CHECKED, because of --offline" in finding.text
+    assert hub.requests == []

@@ -1,0 +1,128 @@
+"""What `/doctor` shows: the checks, made by a bot that runs, page by page and to the operator who asked alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import discord
+
+from bot.errors import InspectionTimeout
+from bot.inference.memory import MemoryReport
+from bot.inference.threads import in_own_thread
+from bot.ops.checks import run_checks
+from bot.ops.clock import Clock
+from bot.ops.discord_checks import DiscordChecks
+from bot.ops.examination import Examination
+from bot.ops.findings import Finding, Verdict, worst
+from bot.ops.fitting import Room
+from bot.replies.live import Wait, just_wait
+from bot.replies.model_list import PagesView
+
+PATIENCE_S = 180.0  # the models are looked at one after the other, and the Hub may be slow
+_CALL_TIMEOUT_S = 10.0
+_PAGE_CHARACTERS = 1_800
+_LINE_CHARACTERS = 900
+_MARKS = {Verdict.OK: "✅", Verdict.WARNING: "⚠️", Verdict.FAILED: "❌"}
+_SUMMARIES = {
+    Verdict.OK: "Everything is well.",
+    Verdict.WARNING: "It works; look at what has a ⚠️.",
+    Verdict.FAILED: "Something has failed: look at what has a ❌.",
+}
+_NOBODY = discord.AllowedMentions.none()
+
+
+class Consultation:
+    """Answers operators who ask how the bot is.
+
+    Args:
+        examination: the checks of the machine.
+        secrets: what must not be shown, wherever it comes from.
+        wait: how to await what does not come from Discord, see `Wait`.
+    """
+
+    def __init__(self, examination: Examination, secrets: Sequence[str] = (), wait: Wait = just_wait) -> None:
+        self._examination = examination
+        self._secrets = tuple(secrets)
+        self._wait = wait
+
+    async def show(self, interaction: discord.Interaction[Any]) -> None:
+        """Acknowledge, look at everything, and show what was found.
+
+        Discord is asked here; the machine on a thread with an event loop of its own, so that nothing there can hold
+        the bot up.
+
+        Raises:
+            InspectionTimeout: it took too long.
+        """
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            await interaction.response.defer(ephemeral=True, thinking=True)
+        clock = Clock()
+        ahead = discord.utils.utcnow() - interaction.created_at  # its id carries Discord's time
+        clock.note_ahead("Discord", ahead.total_seconds())
+        findings = await self._at_discord(interaction)
+        look = in_own_thread(lambda: asyncio.run(self._of_machine(clock)), timeout_s=PATIENCE_S)
+        try:
+            findings += await self._wait(look, reason="a look at the machine")
+        except TimeoutError:
+            raise InspectionTimeout(
+                f"The checks took longer than {PATIENCE_S:.0f} s. Run `python -m bot check` on the machine: it shows "
+                "each as soon as it is made."
+            ) from None
+        pages = pages_of(findings, self._secrets)
+        view = PagesView(interaction, pages) if len(pages) > 1 else None
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            await interaction.edit_original_response(content=pages[0], view=view, allowed_mentions=_NOBODY)
+
+    async def _at_discord(self, interaction: discord.Interaction[Any]) -> list[Finding]:
+        client = interaction.client
+        checks = DiscordChecks(client, client.application_info)
+        try:
+            of_server = None if interaction.guild is None else interaction.guild_id
+            return [finding async for finding in run_checks(checks.checks(of_server))]
+        finally:
+            await checks.application.aclose()
+
+    async def _of_machine(self, clock: Clock) -> list[Finding]:
+        return [finding async for finding in self._examination.machine(clock)]
+
+
+def room_of(memory: Callable[[], MemoryReport]) -> Callable[[], Room | None]:
+    """What models may take in a bot that runs: models in memory are no reason why another does not fit, since they go
+    when it is asked for."""
+
+    def room() -> Room | None:
+        budget_bytes = memory().budget_bytes
+        return Room("the bot", budget_bytes, budget_bytes) if budget_bytes else None
+
+    return room
+
+
+def pages_of(findings: Sequence[Finding], secrets: Sequence[str] = ()) -> list[str]:
+    """The findings as lines, on as few pages as they fit; a summary above the first."""
+    pages, page = [], _SUMMARIES[worst(findings)]
+    for finding in findings:
+        line = _line(finding, secrets)
+        if len(page) + 1 + len(line) > _PAGE_CHARACTERS:
+            pages.append(page)
+            page = line
+        else:
+            page += f"\n{line}"
+    return [*pages, page]
+
+
+def _line(finding: Finding, secrets: Sequence[str]) -> str:
+    text = finding.text
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    if len(text) > _LINE_CHARACTERS:
+        text = f"{text[: _LINE_CHARACTERS - 1]}…"
+    # Every second part stands between backticks, where nothing needs escaping.
+    parts = text.split("`")
+    shown = "`".join(part if at % 2 else _escaped(part) for at, part in enumerate(parts))
+    return f"{_MARKS[finding.verdict]} **{_escaped(finding.subject)}** {shown}"
+
+
+def _escaped(text: str) -> str:
+    return discord.utils.escape_markdown(text, ignore_links=True)

@@ -1,0 +1,96 @@
+"""All checks together, for whoever asks: the command line before a start, or an operator of a running bot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, suppress
+from typing import Any
+
+from bot.errors import CatalogError
+from bot.inference.catalog import ModelCatalog
+from bot.inference.loader import ModelLoader
+from bot.ops.checks import Check, NotChecked, Once, run_checks
+from bot.ops.clock import Clock
+from bot.ops.discord_checks import DiscordChecks, logged_in_checks
+from bot.ops.findings import Finding, Verdict
+from bot.ops.fitting import Fitting, Room
+from bot.ops.hub_checks import HubChecks
+from bot.ops.machine_checks import AcceleratorChecks, folder_checks
+from bot.settings import Settings
+
+
+class Examination:
+    """Looks at everything that must be right.
+
+    Args:
+        settings: how the bot is set up.
+        catalog: reads the catalogue.
+        loader: knows where models are.
+        room: what models may take, where that is known already, as in a bot that runs.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Callable[[], ModelCatalog],
+        loader: ModelLoader,
+        *,
+        room: Callable[[], Room | None] = lambda: None,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._loader = loader
+        self._room = room
+
+    async def everything(self, *, server_id: int | None, offline: bool) -> AsyncGenerator[Finding, None]:
+        """For a bot that does not run: Discord is asked as by one that logs in."""
+        clock = Clock()
+        async with logged_in_checks(self._settings, clock) as discord_side:
+            async for finding in self._run(discord_side, clock, server_id=server_id, offline=offline):
+                yield finding
+
+    async def machine(self, clock: Clock) -> AsyncGenerator[Finding, None]:
+        """For a bot that runs: all but Discord, which the bot itself asks."""
+        async for finding in self._run(None, clock, server_id=None, offline=False):
+            yield finding
+
+    async def _run(
+        self, discord_side: DiscordChecks | None, clock: Clock, *, server_id: int | None, offline: bool
+    ) -> AsyncGenerator[Finding, None]:
+        async with AsyncExitStack() as opened:
+            hub = HubChecks(self._settings.hub_token, self._loader, clock)
+            opened.push_async_callback(hub.answer.aclose)
+            accelerator = AcceleratorChecks()
+            opened.push_async_callback(accelerator.reading.aclose)
+
+            async def told_time() -> tuple[Verdict, str]:
+                asked: list[Once[Any]] = [hub.answer]
+                if discord_side is not None:
+                    asked.insert(0, discord_side.application)
+                for ask in asked:
+                    with suppress(Exception):  # told by the check that is about it
+                        await ask()
+                    if (verdict := clock.verdict()) is not None:
+                        return verdict
+                raise NotChecked("neither Discord nor the Hub has told the time")
+
+            checks: list[Check] = [] if discord_side is None else discord_side.checks(server_id)
+            checks.append(Check("clock", "clock", told_time, asks="Discord or the Hub"))
+            checks += [*folder_checks(self._settings), Check("catalogue", "catalogue", self._read)]
+            try:
+                catalog = self._catalog()
+            except CatalogError:  # told by its check
+                checks += accelerator.checks()
+            else:
+                fitting = Fitting(
+                    self._settings, catalog, self._loader, asks_hub=not offline, room=self._room
+                )
+                checks += [*hub.checks(catalog), *accelerator.checks(), *fitting.checks()]
+            findings = run_checks(checks, offline=offline)
+            opened.push_async_callback(findings.aclose)
+            async for finding in findings:
+                yield finding
+
+    async def _read(self) -> str:
+        catalog = self._catalog()
+        return f"{len(catalog)} models; {catalog.default} answers by default"
