@@ -312,6 +312,27 @@ async def test_a_log_that_a_killed_bot_left_is_not_taken_for_that_of_the_restore
     assert await chosen(restored.kept) == "phi"
 
 
+async def test_the_log_of_a_damaged_database_is_not_taken_for_that_of_the_restored_file(
+    path: Path, tmp_path: Path
+) -> None:
+    await choose(path, "gemma")
+    back_up(path, tmp_path / "copy")
+    async with open_database(path) as database:
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # so that the log has no new first page
+        await ModelChoices(database).put(PlaceKind.CHANNEL, 1, "phi", set_by=7)
+        killed = tmp_path / "killed"
+        killed.mkdir()
+        for file in path.parent.glob(f"{path.name}*"):
+            shutil.copy2(file, killed)
+    with (killed / path.name).open("rb+") as file:
+        file.write(b"not the beginning of a database")
+    restored = restore(tmp_path / "copy", killed / path.name)
+    assert restored.kept is not None
+    assert restored.kept.read_bytes().startswith(b"not the beginning")
+    assert await chosen(killed / path.name) == "gemma"
+
+
 # --- Killed, and full -------------------------------------------------------------------------------------------
 
 KILLED = """
@@ -324,7 +345,7 @@ def killed(*_, **__):
 
 step = sys.argv[3]
 if step == "replace":
-    Path.replace = killed
+    Path.replace = lambda self, to, replace=Path.replace: killed() if self.suffix == ".part" else replace(self, to)
 else:
     setattr(backup, step, killed)
 backup.restore(Path(sys.argv[1]), Path(sys.argv[2]))
