@@ -325,8 +325,8 @@ async def test_the_log_of_a_damaged_database_is_not_taken_for_that_of_the_restor
         killed.mkdir()
         for file in path.parent.glob(f"{path.name}*"):
             shutil.copy2(file, killed)
-    with (killed / path.name).open("rb+") as file:
-        file.write(b"not the beginning of a database")
+    with (killed / path.name).open("rb+") as damaged_file:
+        damaged_file.write(b"not the beginning of a database")
     restored = restore(tmp_path / "copy", killed / path.name)
     assert restored.kept is not None
     assert restored.kept.read_bytes().startswith(b"not the beginning")
