@@ -35,4 +35,4 @@ class Doctor(commands.Cog):
 
 async def setup(bot: PunchlineBot) -> None:
     """Called by discord.py when the extension is loaded."""
-    await bot.add_cog(Doctor(services=bot.services, is_operator=bot.is_owner))
+    await bot.add_cog(Doctor(services=bot.services, is_operator=bot.services.operators.is_operator))
