@@ -16,6 +16,7 @@ import psutil
 
 from bot.app import open_engine, read_catalog
 from bot.bench.bare import Bare, bare
+from bot.bench.joining import RUNNING, joining, spoken
 from bot.bench.peer import ask_peer
 from bot.bench.report import draw, table
 from bot.bench.whole_bot import WholeBot, running
@@ -60,9 +61,10 @@ def bench(settings: Settings, plan: Plan, json_file: Path | None, plots: Path | 
             update={"data_dir": Path(folder), "queue_limit": 1_000, "database_file": None}
         )
         results, about = asyncio.run(_measure(quiet, plan))
-    sys.stdout.write(f"{table(results)}\n\n{_spoken(about)}\n")
+    sys.stdout.write(f"{table(results)}\n\n{spoken(about['joining'])}\n\n{_spoken(about)}\n")
     if json_file is not None:
-        document = {"results": [one.as_json() for one in results], **about}
+        joined = [one.as_json() for one in about["joining"]]
+        document = {"results": [one.as_json() for one in results], **about, "joining": joined}
         json_file.write_text(json.dumps(document, indent=2), encoding="utf-8")
     if plots is not None:
         draw(results, plots)
@@ -89,10 +91,17 @@ async def _measure(settings: Settings, plan: Plan) -> tuple[list[Result], dict[s
                     shares = replace(row, roofline_share=_share(row, footprint, spec, work, bandwidth))
                     results.append(shares)
                 results += [await ask_peer(peer, work, users, "once") for peer in plan.peers]
+            _say(f"one joins {RUNNING}")
+            joined = await joining(engine, spec)
             peak_bytes = _peak_bytes()  # later, two models are in memory
             if plan.changes:
                 results += await _changes(engine, spec, bot, max(plan.users))
-    about = {"load_s": load_s, "bandwidth_bytes_per_s": bandwidth, "peak_memory_bytes": peak_bytes}
+    about = {
+        "joining": joined,
+        "load_s": load_s,
+        "bandwidth_bytes_per_s": bandwidth,
+        "peak_memory_bytes": peak_bytes,
+    }
     return results, about | {"tokens": plan.tokens, "model": plan.alias}
 
 

@@ -1,23 +1,28 @@
-"""Attention for a batch in which everybody adds one token, without looking at each other's keys.
+"""Attention for a batch, without looking at each other's keys.
 
 Without Flash Attention, transformers' paged attention lays the keys of all requests in one row and masks the others'
-out: sixteen people cost sixteen times what one does, each. Here each request has a row of its own, padded to the
-longest. Steps in which a prompt is read, and layers with a sliding window, go the way of transformers.
+out: sixteen people cost sixteen times what one does, each. Here those who add one token have a row of keys each, beside
+others of about the same length; and a prompt, or a piece of one, is computed by itself. Keys are taken from the cache
+by pages. Layers whose sliding window somebody's text has outgrown, and padded steps, go the way of transformers.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-_ROWS = "rows_of_this_step"  # kept on the cache from a step's first layer to its last
+_LAYOUTS = "layouts_of_this_step"  # kept on the cache from a step's first layer to its last
+# Rows are padded to the longest beside them by so many keys together: more of them cost more than a call of their own.
+_PADDING_KEYS = 512
 
 
 def use_rows() -> None:
-    """Have transformers use rows where that is less work: in the place of its attention by PyTorch, for all models. The
-    name stays, because its batching decides by that what else is needed."""
+    """Have transformers use this in the place of its attention by PyTorch, for all models. The name stays, because its
+    batching decides by that what else is needed."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
@@ -39,7 +44,7 @@ def attention(
         module: the layer.
         query: 1 x heads x tokens x width; `key` and `value` likewise, with their own number of heads.
         key, value: of the tokens of this step.
-        attention_mask: of all tokens and all keys; not used for rows.
+        attention_mask: of all tokens and all keys; a prompt takes its own part of it.
         scaling: what products are multiplied with.
         cache: transformers' paged cache.
         kwargs: where what is in the cache, as its batching tells.
@@ -47,50 +52,190 @@ def attention(
     Returns:
         1 x tokens x heads x width.
     """
-    from torch.nn.functional import scaled_dot_product_attention
+    import torch
     from transformers.generation.continuous_batching.cache_allocators.full_attention import (
         FullAttentionCacheAllocator,
     )
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     allocator = None if cache is None else cache.layer_to_allocator[module.layer_idx]
-    read_index = kwargs.get("read_index")
-    if (
-        not isinstance(allocator, FullAttentionCacheAllocator)
-        or kwargs.get("max_length_q") != 1
-        or read_index is None
-        or not read_index[allocator.index].numel()
-    ):
+    layout: _Layout | None = None
+    if isinstance(allocator, FullAttentionCacheAllocator):
+        layout = _layout(module.layer_idx, allocator, cache, query.shape[2], kwargs)
+    if allocator is None or layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, cache=cache, **kwargs
         )
-    where, mask = _rows(module.layer_idx, allocator, cache, kwargs)
-    keys, values = (one[0].transpose(0, 1) for one in (key, value))
-    write_index = kwargs["write_index"][allocator.index]
-    keys, values = allocator.update(keys, values, module.layer_idx, where, write_index)
-    requests, heads, width = query.shape[2], key.shape[1], query.shape[3]
-    keys, values = (one.view(requests, -1, heads, one.shape[-1]).transpose(1, 2) for one in (keys, values))
-    # Queries that share a head of keys stand beside each other: no copy of the keys for each of them.
-    queries = query[0].transpose(0, 1).reshape(requests, heads, -1, width)
-    seen = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
-    return seen.reshape(1, requests, query.shape[1], -1), None
+    queries, keys, values = (one[0].transpose(0, 1) for one in (query, key, value))
+    nothing = kwargs["read_index"][allocator.index][:0]  # what is written only
+    allocator.update(keys, values, module.layer_idx, nothing, kwargs["write_index"][allocator.index])
+    cached = allocator._kv_page_views[module.layer_idx]
+    seen = torch.empty_like(queries)
+    for rows in layout.rows:
+        seen[rows.tokens] = rows.attend(queries, cached, scaling)
+    for prompt in layout.prompts:
+        seen[prompt.tokens] = prompt.attend(queries, (keys, values), cached, attention_mask, scaling)
+    return seen.unsqueeze(0), None
 
 
-def _rows(
-    layer: int, allocator: Any, cache: Any, kwargs: dict[str, Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where in the cache each request's keys are, padded and flat, and which of them count; made once a step."""
-    import torch
+_Pair = tuple["torch.Tensor", "torch.Tensor"]  # keys and values
 
-    made: dict[int, tuple[torch.Tensor, torch.Tensor]] = cache.__dict__.setdefault(_ROWS, {})
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Those who add one token, of about the same length.
+
+    Attributes:
+        tokens: which of the step's tokens are theirs.
+        pages: where in the cache the keys of each are, as many pages for each, flat.
+        longest: how many keys a row has.
+        mask: which of them count; None where all do.
+    """
+
+    tokens: torch.Tensor
+    pages: torch.Tensor
+    longest: int
+    mask: torch.Tensor | None
+
+    def attend(self, queries: torch.Tensor, cached: _Pair, scaling: float | None) -> torch.Tensor:
+        """Requests x heads x width; `queries` are all of the step, tokens x heads x width."""
+        from torch.nn.functional import scaled_dot_product_attention
+
+        mine = queries[self.tokens]
+        requests, heads, width = mine.shape
+        keys, values = (
+            one[self.pages].flatten(0, 1).unflatten(0, (requests, -1))[:, : self.longest].transpose(1, 2)
+            for one in cached
+        )
+        # Queries that share a head of keys stand beside each other: no copy of the keys for each of them.
+        grouped = mine.reshape(requests, keys.shape[1], -1, width)
+        seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
+        return seen.reshape(requests, heads, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    """One whose prompt is being read.
+
+    Attributes:
+        tokens: which of the step's tokens are its own.
+        pages: where in the cache its keys are; None if it has no others than those of this step.
+        length: how many keys those are.
+        masked: where they are in transformers' mask.
+    """
+
+    tokens: slice
+    pages: torch.Tensor | None
+    length: int
+    masked: slice
+
+    def attend(
+        self,
+        queries: torch.Tensor,
+        new: _Pair,
+        cached: _Pair,
+        mask: torch.Tensor | None,
+        scaling: float | None,
+    ) -> torch.Tensor:
+        """Tokens x heads x width; `queries`, the new keys and values, and the mask are all of the step."""
+        from torch.nn.functional import scaled_dot_product_attention
+
+        own_mask = None
+        if self.pages is None:
+            keys, values = (one[self.tokens] for one in new)
+        else:
+            keys, values = (one[self.pages].flatten(0, 1)[: self.length] for one in cached)
+            own_mask = mask[..., self.tokens, self.masked] if mask is not None else None
+        mine, keys, values = (
+            one.transpose(0, 1).unsqueeze(0) for one in (queries[self.tokens], keys, values)
+        )
+        seen = scaled_dot_product_attention(
+            mine, keys, values, own_mask, is_causal=self.pages is None, scale=scaling, enable_gqa=True
+        )
+        return seen[0].transpose(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A step, for the layers of one kind."""
+
+    rows: tuple[_Rows, ...]
+    prompts: tuple[_Prompt, ...]
+
+
+def _layout(layer: int, allocator: Any, cache: Any, tokens: int, kwargs: dict[str, Any]) -> _Layout | None:
+    """How this step is laid out, found once for all its layers; None where transformers is to compute it."""
+    made: dict[int, _Layout | None] = cache.__dict__.setdefault(_LAYOUTS, {})
     if layer == 0:
         made.clear()
     if allocator.index not in made:
-        ends = kwargs["cu_seq_lens_k"][allocator.layer_type].long()
-        longest = kwargs["max_length_k"][allocator.layer_type]
-        places = torch.arange(longest, device=ends.device)
-        index = kwargs["read_index"][allocator.index]
-        flat = (ends[:-1, None] + places).clamp_(max=index.numel() - 1)
-        mask = places < (ends[1:] - ends[:-1])[:, None]
-        made[allocator.index] = index[flat].flatten(), mask[:, None, None, :]
+        ends_q, ends_k = (
+            ends.tolist() for ends in (kwargs["cu_seq_lens_q"], kwargs["cu_seq_lens_k"][allocator.layer_type])
+        )
+        spans = [(slice(*q), slice(*k)) for q, k in zip(pairwise(ends_q), pairwise(ends_k), strict=True)]
+        index, written = (kwargs[name][allocator.index] for name in ("read_index", "write_index"))
+        window = getattr(allocator, "sliding_window", None)
+        padded = ends_q[-1] != tokens or index.numel() not in (0, ends_k[-1])
+        # Of a text that has outgrown the window, no more keys are told of than the window holds.
+        outgrown = window is not None and any(_length(keys) >= window for _, keys in spans)
+        if window is not None and index.numel() and not outgrown and not padded:
+            index = _with_new(index, written, spans)
+        made[allocator.index] = (
+            None if padded or outgrown else _found(spans, index, allocator.tokens_per_page)
+        )
     return made[allocator.index]
+
+
+_Span = tuple[slice, slice]  # of one request: its tokens in this step, and its keys
+
+
+def _with_new(index: torch.Tensor, written: torch.Tensor, spans: list[_Span]) -> torch.Tensor:
+    """Where each key is: a layer with a window says of old ones where they are, and of new ones where they go."""
+    whole = index.clone()
+    for own, keys in spans:
+        whole[keys.stop - _length(own) : keys.stop] = written[own]
+    return whole
+
+
+def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout:
+    """The layout of a step, from where in the cache each key is; that is empty if nobody has read anything before."""
+    import torch
+
+    rows, prompts = list[_Rows](), list[_Prompt]()
+    alone = [span for span in spans if index.numel() and _length(span[0]) == 1]
+    for group in _groups(alone):
+        longest = _length(group[0][1])
+        begins, ends, own = (
+            torch.tensor(values, device=index.device).unsqueeze(1)
+            for values in zip(*((keys.start, keys.stop, one.start) for one, keys in group), strict=True)
+        )
+        first = begins + torch.arange(0, longest, page_tokens, device=index.device)
+        pages = index[first.clamp(max=index.numel() - 1)].flatten() // page_tokens
+        places = begins + torch.arange(longest, device=index.device)
+        mask = (places < ends)[:, None, None, :] if len(group) > 1 else None
+        rows.append(_Rows(own.flatten(), pages, longest, mask))
+    for own_tokens, keys in (span for span in spans if span not in alone):
+        length, new = _length(keys), _length(own_tokens)
+        where = None if length == new else index[keys][::page_tokens] // page_tokens
+        prompts.append(_Prompt(own_tokens, where, length, keys))
+    return _Layout(tuple(rows), tuple(prompts))
+
+
+def _groups(spans: list[_Span]) -> list[list[_Span]]:
+    """By length, the longest first: who would need too much padding begins another group."""
+    groups = list[list[_Span]]()
+    padding = 0
+    for span in sorted(spans, key=lambda one: _length(one[1]), reverse=True):
+        missing = _length(groups[-1][0][1]) - _length(span[1]) if groups else 0
+        padding += missing
+        if groups and padding <= _PADDING_KEYS:
+            groups[-1].append(span)
+        else:
+            groups.append([span])
+            padding = 0
+    return groups
+
+
+def _length(span: slice) -> int:
+    length: int = span.stop - span.start
+    return length

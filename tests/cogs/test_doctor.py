@@ -46,13 +46,13 @@ def administrator(world: World, *, operates: bool) -> MemberActor:
     assert guild is not None
     role = guild.create_role("admins", permissions=discord.Permissions(administrator=True))
     somebody = guild.add_member(world.env.create_user("admin"), roles=[role])
-    world.bot.owner_id = somebody.id if operates else world.alice.id
+    world.bot.services.operators._ids = frozenset({somebody.id if operates else world.alice.id})
     return somebody
 
 
 async def shown(world: World, result: Any) -> str:
     assert result.ephemeral, "everybody can read that"
-    await world.env.settle()
+    await world.until(lambda: bool(result.response.content))
     return str(result.response.content)
 
 
@@ -97,7 +97,7 @@ async def test_many_models_are_pages_that_only_the_operator_turns(tmp_path: Path
 
 async def test_in_a_direct_message_no_server_is_looked_at(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
-        world.bot.owner_id = world.alice.id
+        world.bot.services.operators._ids = frozenset({world.alice.id})
         said = await shown(world, await world.alice.user.slash("doctor"))
     assert "**token**" in said
     assert "**server**" not in said
