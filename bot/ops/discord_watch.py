@@ -24,7 +24,8 @@ _KINDS = (
     ("typing", re.compile(r"POST .*/typing$")),
     ("gateway", re.compile(r"GET (/|.*/gateway.*)$")),
 )
-_SCOPES = ("user", "global", "shared")
+_SCOPES = ("user", "global", "shared")  # of a 429
+_RESUMED, _NEW = "resumed", "new session"
 
 
 class DiscordWatch:
@@ -42,6 +43,11 @@ class DiscordWatch:
         self.connected = False
         self._metrics = metrics
         self._was_ready = False
+        # From 0 on: Prometheus sees no rise in a number that begins with 1.
+        for scope in _SCOPES:
+            metrics.rate_limits.labels(scope)
+        for how in (_RESUMED, _NEW):
+            metrics.reconnects.labels(how)
         self.http_trace = trace = aiohttp.TraceConfig()
         trace.on_request_start.append(_started)
         trace.on_request_end.append(self._answered)
@@ -55,11 +61,11 @@ class DiscordWatch:
 
     async def _ready(self) -> None:
         if self._was_ready:
-            self._metrics.reconnects.labels("new session").inc()
+            self._metrics.reconnects.labels(_NEW).inc()
         self._was_ready = self.connected = True
 
     async def _resumed(self) -> None:
-        self._metrics.reconnects.labels("resumed").inc()
+        self._metrics.reconnects.labels(_RESUMED).inc()
         self.connected = True
 
     async def _disconnected(self) -> None:

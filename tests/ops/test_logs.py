@@ -95,6 +95,12 @@ def test_what_people_wrote_is_not_logged_by_libraries_even_when_debugging(name: 
     assert stream.getvalue() == ""
 
 
+def test_rows_of_the_database_are_not_logged_by_the_library_that_calls_them_information() -> None:
+    stream = written("DEBUG")
+    logging.getLogger("sqlalchemy.engine.Engine").info("[cached] %r", ("a private joke",))
+    assert stream.getvalue() == ""
+
+
 def test_a_secret_that_is_part_of_another_one_does_not_give_the_rest_away(log: logging.Logger) -> None:
     stream = written(secrets=("hf_abc", "hf_abcdef"))
     log.info("hf_abcdef")

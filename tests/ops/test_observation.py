@@ -166,6 +166,7 @@ async def test_a_driver_that_hangs_costs_one_thread_and_no_other_number(
             assert seen.value("device_memory_total_bytes") is None
             assert seen.value("queue_waiting") == 0
         assert len(looks) == 1
+        assert sum(thread.name == "look" for thread in threading.enumerate()) == 1
         hangs.set()
         async with asyncio.timeout(10):
             while seen.value("device_memory_total_bytes") is None:
@@ -344,7 +345,7 @@ async def test_requests_to_discord_are_counted_those_that_it_refuses_too(tmp_pat
             edit = bot.get_partial_messageable(channel).get_partial_message(1).edit(content="refused")
             refused = asyncio.create_task(edit)
             async with asyncio.timeout(30):
-                while (seen := await port.scrape()).value("discord_rate_limits_total", scope="user") is None:
+                while not (seen := await port.scrape()).value("discord_rate_limits_total", scope="user"):
                     await asyncio.sleep(0.02)
             refused.cancel()
     assert seen.value("discord_requests_total", kind="acknowledge", status="200") == 1
@@ -359,7 +360,7 @@ async def test_a_connection_that_was_lost_and_resumed_is_counted_once(tmp_path: 
         async with looking_on(tmp_path) as port, on_the_gateway(port, tmp_path):
             discord_side.drop()
             async with asyncio.timeout(30):
-                while (seen := await port.scrape()).value("gateway_reconnects_total", how="resumed") is None:
+                while not (seen := await port.scrape()).value("gateway_reconnects_total", how="resumed"):
                     await asyncio.sleep(0.02)
             assert (await port.page("/readyz")).status == 200
     assert seen.value("gateway_disconnects_total") == 1

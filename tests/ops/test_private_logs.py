@@ -86,6 +86,8 @@ async def test_commands_mentions_presses_and_all_their_failures_leave_no_word_in
         engine.script = (ANSWER, RuntimeError(f"cannot read [('user', {MARKER!r})]"))
         await world.alice.slash(world.channel, "ask", prompt=MARKER)
         await ended(5)
+        await world.alice.click(answers(world)[0], label="Regenerate")  # a press says nothing of the words
+        await ended(6)
 
         # So does the bot's own code, before there is a request.
         async def broken(*_: object) -> None:
@@ -98,9 +100,9 @@ async def test_commands_mentions_presses_and_all_their_failures_leave_no_word_in
         world.env.errors.clear()
         await port.scrape()
     text = log.getvalue()
-    assert text.count("RuntimeError: cannot read") == 1  # the failures are there, and what they quoted is not
+    assert text.count("RuntimeError: cannot read") == 2  # the failures are there, and what they quoted is not
     assert text.count("RuntimeError: cannot look up") == 2
-    assert len(lines(log, "bot.answers")) == 5
+    assert len(lines(log, "bot.answers")) == 6
     assert MARKER not in text
     assert ANSWER not in text
 

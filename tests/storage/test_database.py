@@ -12,7 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.errors import StorageError
 from bot.storage.choices import ModelChoices, PlaceKind
@@ -303,3 +304,24 @@ async def test_many_at_once_write_without_getting_in_each_others_way(path: Path)
         await asyncio.gather(*(choices.put(PlaceKind.CHANNEL, n % 7, f"m{n}", set_by=n) for n in range(60)))
         chosen = await choices.at([(PlaceKind.CHANNEL, n) for n in range(7)], None)
     assert len(chosen.choices) == 7
+
+
+async def test_an_error_of_the_database_does_not_quote_what_was_to_be_written(tmp_path: Path) -> None:
+    async with open_database(tmp_path / "it.sqlite3") as database:
+
+        async def write(connection: AsyncConnection) -> None:
+            await connection.execute(text("INSERT INTO nowhere VALUES (:words)"), {"words": "a private joke"})
+
+        with pytest.raises(StorageError) as failed:
+            await database.run(write)
+    assert "nowhere" in str(failed.value.__cause__)
+    assert "private" not in str(failed.value.__cause__)
+
+
+async def test_whether_the_database_answers_can_be_asked(tmp_path: Path) -> None:
+    path = tmp_path / "it.sqlite3"
+    async with open_database(path) as database:
+        await database.ping()
+        path.write_bytes(b"nothing like a database, and longer than a page's header" * 100)
+        with pytest.raises(StorageError):
+            await database.ping()
