@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import ClassVar
 
 import psutil
 import pytest
@@ -25,6 +26,7 @@ from bot.inference.generation import Generation
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.memory import Footprint
+from bot.inference.observer import LoadEnding, Unobserved
 from bot.inference.pool import ModelPool
 from bot.inference.queue import InferenceQueue
 from bot.inference.schedule import OVERTAKING_LIMIT
@@ -197,6 +199,44 @@ async def test_loading_is_told_in_percent(loader: ModelLoader, checkpoint: Path)
     assert fractions == sorted(fractions)
     assert fractions[-1] > 0.8
     assert {event.model for event in told} == {"a"}
+
+
+async def test_whoever_looks_on_hears_of_each_load_and_how_it_ended(
+    loader: ModelLoader, checkpoint: Path, tmp_path: Path
+) -> None:
+    class Notes(Unobserved):
+        heard: ClassVar[list[tuple[str, LoadEnding]]] = []
+
+        def loaded(self, model: ModelSpec, took_s: float, ending: LoadEnding) -> None:
+            assert took_s > 0
+            self.heard.append((model.alias, ending))
+
+    pool = pool_for(loader, 5, observer=Notes())
+    good, broken, left = (
+        spec_of("good", checkpoint),
+        spec_of("broken", tmp_path / "b"),
+        spec_of("left", checkpoint),
+    )
+    make_llama(tmp_path / "b")
+    await bring(pool, good)
+    await bring(pool, good)  # it is there: no load
+    await pool.fetch(broken, lambda _: None)
+    (tmp_path / "b" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelUnavailable):
+        await pool.load(broken, lambda _: None)
+    await pool.fetch(left, lambda _: None)
+
+    def leave(_: Loading) -> None:
+        loading.cancel()
+
+    loading = asyncio.create_task(pool.load(left, leave))
+    with pytest.raises(asyncio.CancelledError):
+        await loading
+    assert Notes.heard == [
+        ("good", LoadEnding.LOADED),
+        ("broken", LoadEnding.FAILED),
+        ("left", LoadEnding.ABANDONED),
+    ]
 
 
 async def test_a_load_that_is_cancelled_stops_in_the_middle_and_leaves_nothing(
