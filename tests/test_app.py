@@ -139,16 +139,25 @@ async def test_discord_out_of_reach_is_a_sentence(
 
 
 @pytest.mark.model
-async def test_a_model_can_be_loaded_before_anybody_asks(
-    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("name", ["load_at_start", "pinned_models"])
+async def test_a_model_is_loaded_and_has_answered_before_anybody_asks(
+    name: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    eager = load_settings(None, **{**settings.model_dump(exclude_none=True), "load_at_start": "smol"})
+    eager = load_settings(None, **{**settings.model_dump(exclude_none=True), name: "smol"})
     async with open_engine(eager) as engine, open_services(eager, engine):
-        while not engine.memory().residents:
+        while "smol is ready" not in caplog.text:
             await asyncio.sleep(0.05)
         assert [resident.alias for resident in engine.memory().residents] == ["smol"]
         assert engine.memory().budget_bytes > engine.memory().reserved_bytes
+
+
+@pytest.mark.model
+async def test_the_bot_can_be_stopped_while_a_model_is_being_made_ready(settings: Settings) -> None:
+    eager = load_settings(None, **{**settings.model_dump(exclude_none=True), "load_at_start": "smol"})
+    async with asyncio.timeout(60), open_engine(eager) as engine, open_services(eager, engine):
+        pass
+    assert engine.memory().residents == ()
 
 
 async def test_a_model_that_cannot_be_loaded_at_the_start_is_logged_and_the_bot_starts(
