@@ -25,6 +25,7 @@ MAY_USE_HEAVY = (
     "bot/inference/loader.py",
     "bot/inference/products.py",
     "bot/inference/run.py",
+    "bot/inference/tokenizers.py",
     "bot/inference/weights.py",
     "bot/inference/parts.py",
     "bot/inference/embedded.py",

@@ -21,6 +21,7 @@ from bot.inference.chat_template import TemplateTraits, probe
 from bot.inference.headers import Headers, read_headers
 from bot.inference.memory import Footprint
 from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
+from bot.inference.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -274,10 +275,8 @@ def _stored(model: PreTrainedModel, tensors: Headers) -> int:
 
 
 def _template(folder: Path, spec: ModelSpec) -> TemplateTraits | None:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = read_tokenizer(folder)
         if tokenizer.chat_template is None:
             return None
         return probe(

@@ -27,7 +27,8 @@ from bot.inference.embedded import Progress
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.quantized import QuantizedCopies, keepable
-from bot.inference.weights import ON_THIS_DISK, read_weights, weights_reported
+from bot.inference.tokenizers import read_tokenizer
+from bot.inference.weights import read_weights, weights_reported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -162,13 +163,11 @@ class ModelLoader:
         Raises:
             ModelUnavailable: files are missing or broken, or there is not the memory for it.
         """
-        from transformers import AutoTokenizer
-
         folder = self.fetch(spec, report)
         step = f"loading {spec.alias}"
         report(step, None)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **ON_THIS_DISK)
+            tokenizer = read_tokenizer(folder)
             with weights_reported(partial(report, step)):
                 model = self._quantized(spec, folder)
             trim_heap()  # so that the peak is that of one step and not of both

@@ -59,9 +59,6 @@ class _Counted:
         return lambda *_, **__: None
 
 
-ON_THIS_DISK: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-
-
 def read_weights(folder: Path, *, quantize: bool) -> PreTrainedModel:
     """The model in a folder, with all its weights.
 
@@ -90,8 +87,9 @@ def read_weights(folder: Path, *, quantize: bool) -> PreTrainedModel:
             dtype=torch.bfloat16,
             use_safetensors=True,
             output_loading_info=True,
+            local_files_only=True,
+            trust_remote_code=False,
             **options,
-            **ON_THIS_DISK,
         )
     model, told = read
     missing = sorted(told["missing_keys"])
