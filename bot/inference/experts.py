@@ -33,7 +33,7 @@ def understood(module: torch.nn.Module) -> bool:
     special = any(
         getattr(module, name, True) for name in ("has_bias", "has_post_expert_norm", "is_transposed")
     )
-    fused = all(weight is not None and weight.dim() == 3 for weight in weights)
+    fused = all(getattr(weight, "ndim", None) == 3 for weight in weights)
     return bool(
         plain and not special and fused and list(signature(type(module).forward).parameters) == _FORWARD
     )
@@ -44,19 +44,18 @@ def becomes_nf4(module: torch.nn.Module, name: str) -> bool:
     return name in _WEIGHTS and understood(module)
 
 
-def has_experts(model: torch.nn.Module) -> bool:
-    """Whether a model holds experts that were quantized here."""
-    return any(isinstance(module, _experts_class()) for module in model.modules())
-
-
 @contextmanager
-def experts_quantized() -> Iterator[None]:
-    """While the block runs, transformers' 4-bit quantizer takes experts too. It is the whole process's."""
+def experts_quantized(*, already: bool = False) -> Iterator[None]:
+    """While the block runs, transformers' 4-bit quantizer takes experts too. It is the whole process's.
+
+    Args:
+        already: what is read was saved from such a model, so its experts are layers in the files.
+    """
     from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 
     quantizers: dict[str, Any] = AUTO_QUANTIZER_MAPPING
     before = quantizers[_QUANTIZER]
-    quantizers[_QUANTIZER] = _quantizer_class()
+    quantizers[_QUANTIZER] = _reader_class() if already else _quantizer_class()
     try:
         yield
     finally:
@@ -73,7 +72,9 @@ def _experts_class() -> type[Any]:
 
         def __init__(self, fused: torch.nn.Module, gate_up: list[Any], down: list[Any]) -> None:
             super().__init__()
-            self.fused = fused  # its weights are empty now; it knows how its gate is applied
+            for name in _WEIGHTS:
+                setattr(fused, name, None)
+            self.fused = fused  # without its weights; it knows how its gate is applied
             self.gate_up_proj = torch.nn.ModuleList(gate_up)
             self.down_proj = torch.nn.ModuleList(down)
 
@@ -127,18 +128,23 @@ def _quantizer_class() -> type[Any]:
         def get_quantize_ops(self) -> Any:
             return Quantize(self)  # type: ignore[no-untyped-call]
 
-        def pack(self, weight: torch.Tensor) -> Any:
-            """One expert's weight [out, in] as a 4-bit linear layer."""
+        def layer(self, out_features: int, in_features: int) -> Any:
+            """A 4-bit linear layer without its weight."""
             config = self.quantization_config
-            layer: Any = Linear4bit(  # type: ignore[no-untyped-call]
-                weight.shape[1],
-                weight.shape[0],
+            return Linear4bit(  # type: ignore[no-untyped-call]
+                in_features,
+                out_features,
                 bias=False,
                 compute_dtype=config.bnb_4bit_compute_dtype,
                 compress_statistics=config.bnb_4bit_use_double_quant,
                 quant_type=config.bnb_4bit_quant_type,
                 device="meta",
             )
+
+        def pack(self, weight: torch.Tensor) -> Any:
+            """One expert's weight [out, in] as a 4-bit linear layer."""
+            config = self.quantization_config
+            layer = self.layer(*weight.shape)
             packed: Any = Params4bit(
                 weight.contiguous(),
                 requires_grad=False,
@@ -186,12 +192,35 @@ def _quantizer_class() -> type[Any]:
     return Nf4Quantizer
 
 
-def _tell_of_the_rest(model: Any) -> None:
-    """Say of fused weights that stayed as they are, because they are of a kind that is not known here."""
-    left = [
+@cache
+def _reader_class() -> type[Any]:
+    """The same for what was saved from such a model: the layers are there before their weights are read."""
+    from transformers.quantizers.quantizers_utils import get_module_from_name
+
+    class Nf4Reader(_quantizer_class()):  # type: ignore[misc]  # made when transformers is there
+        def _process_model_before_weight_loading(self, model: Any, *given: Any, **options: Any) -> None:
+            super()._process_model_before_weight_loading(model, *given, **options)
+            for path, module in list(model.named_modules()):
+                if understood(module):
+                    module._is_hf_initialized = True  # it will have no weights to draw
+                    parent, last = get_module_from_name(model, path)
+                    layers = [
+                        [self.layer(*expert.shape) for expert in getattr(module, name)] for name in _WEIGHTS
+                    ]
+                    setattr(parent, last, _experts_class()(module, *layers))
+
+    return Nf4Reader
+
+
+def left_as_they_are(model: Any) -> list[str]:
+    """The names of fused weights that are not quantized, because they are of a kind that is not known here."""
+    return [
         name for name, weight in model.named_parameters() if weight.dim() == 3 and weight.is_floating_point()
     ]
-    if left:
+
+
+def _tell_of_the_rest(model: Any) -> None:
+    if left := left_as_they_are(model):
         log.warning(
             "%d fused weights are not quantized, such as %s: they need four times the memory",
             len(left),

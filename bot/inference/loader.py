@@ -187,15 +187,15 @@ class ModelLoader:
             return read_weights(folder, quantize=quantize)
         if copy := self._copies.find(spec, folder):
             try:
-                return read_weights(copy, quantize=False)
-            except _LOAD_FAULTS as error:
+                return read_weights(copy, quantize=False, saved_here=True)
+            except (*_LOAD_FAULTS, TypeError, AttributeError) as error:
                 if is_out_of_memory(error):
                     raise
                 traceback.clear_frames(error.__traceback__)
                 log.warning("the quantized copy of %s is damaged, and made anew: %s", spec.alias, error)
                 self._copies.drop(copy)
         model = read_weights(folder, quantize=True)
-        if keepable(model, spec):
+        if keepable(model):
             self._copies.keep(model, spec, folder)
         return model
 

@@ -4,7 +4,8 @@ Reading a checkpoint in bfloat16 and quantizing it takes most of a load. After t
 then, in NF4, a quarter of the bytes; the next load reads that. What is kept is only ever a copy: where it is missing,
 stale or damaged, the load goes the long way again, and nobody sees more of it than a longer wait.
 
-Not kept are models whose experts are quantized here (`experts.py`): transformers would not know their layers again.
+Experts that are quantized here (`experts.py`) are in it as the layers that they became, and read as such. Not kept are
+models whose experts stay as they are.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import hashlib
 import logging
 import os
 import shutil
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bot.inference import files
 from bot.inference.catalog import ModelSpec
+from bot.inference.experts import left_as_they_are
 
 log = logging.getLogger(__name__)
 
 # What a copy depends on beside the files: how it is written and read, and what `loader.py` asks for.
 _MADE_WITH = ("transformers", "bitsandbytes", "torch")
-_FORM = "nf4, double quantization, bfloat16"
+_FORM = "nf4, double quantization, bfloat16; experts as layers"
 
 # A copy may take this share of what is free on its disk: it is worth less than what else is kept there.
 _FREE_SHARE = 0.5
@@ -57,7 +61,7 @@ class QuantizedCopies:
             if model.get_memory_footprint() > shutil.disk_usage(self._folder).free * _FREE_SHARE:
                 log.warning("%s is not kept quantized: the disk of CACHE_DIR is nearly full", spec.alias)
                 return
-            model.save_pretrained(partial)
+            _save(model, partial)
             partial.rename(copy)
         except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
             log.warning("%s is not kept quantized: %s", spec.alias, error)
@@ -65,33 +69,49 @@ class QuantizedCopies:
             shutil.rmtree(partial, ignore_errors=True)
 
     def drop(self, copy: Path) -> None:
-        """Remove a copy that cannot be read."""
-        shutil.rmtree(copy, ignore_errors=True)
+        """Remove a copy that cannot be read. It loses its name first: one that is half removed is never read."""
+        gone = copy.with_name(f".{copy.name}.{os.getpid()}.gone")
+        with suppress(OSError):
+            copy.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def _remove_others(self, copy: Path) -> None:
         """What was kept of the same checkpoint before, and what a killed process left of it."""
         checkpoint = copy.name.partition("-")[0]
-        for other in (*self._folder.glob(f"{checkpoint}-*"), *self._folder.glob(f".{checkpoint}-*")):
-            shutil.rmtree(other, ignore_errors=True)
+        for left in self._folder.glob(f".{checkpoint}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        for other in self._folder.glob(f"{checkpoint}-*"):
+            self.drop(other)
 
 
-def keepable(model: Any, spec: ModelSpec) -> bool:
-    """Whether a model just loaded was quantized in this load, by transformers alone."""
-    from bot.inference.experts import has_experts
-
+def keepable(model: Any) -> bool:
+    """Whether a model just loaded could be read again: bitsandbytes quantized it, and no fused weights were left as
+    they are, some of which transformers looks for in another form where a checkpoint is quantized (Llama 4's)."""
     config = getattr(model.config, "quantization_config", None)
-    by_bitsandbytes = getattr(config, "quant_method", None) == "bitsandbytes"
-    return spec.quantization != "none" and by_bitsandbytes and not has_experts(model)
+    return getattr(config, "quant_method", None) == "bitsandbytes" and not left_as_they_are(model)
+
+
+def _save(model: Any, folder: Path) -> None:
+    """Write a model so that it is on the disk, and not only on its way there: after a power failure a file that was
+    renamed may else have its length and none of its data, and the model would talk nonsense."""
+    dtype = model.config.dtype
+    try:
+        # Under the model's own names: what experts became has none in the checkpoint's form.
+        model.save_pretrained(folder, save_original_format=False)
+    finally:
+        model.config.dtype = dtype  # which transformers has made a word of
+    for file in folder.iterdir():
+        with file.open("rb+") as written:
+            os.fsync(written.fileno())
 
 
 def _name(spec: ModelSpec, source: Path) -> str:
-    """Of which checkpoint a copy is, and of which state of it."""
+    """Of which checkpoint a copy is, and of which state of it. One of the Hub's is the same in its next revision, whose
+    files are in another folder."""
     state = [f"{name} {version(name)}" for name in _MADE_WITH] + [_FORM, spec.quantization]
-    for file in sorted(source.iterdir()):
-        if file.suffix in {".json", ".safetensors"} and file.is_file():
-            told = file.stat()  # of what a link leads to
-            state.append(f"{file.name} {told.st_size} {told.st_mtime_ns}")
-    return f"{_digest(str(source.resolve()))}-{_digest(*state)}"
+    state += files.state(source, {".json", ".safetensors"})
+    checkpoint = f"Hub {spec.repository}" if spec.repository else str(source.resolve())
+    return f"{_digest(checkpoint)}-{_digest(*state)}"
 
 
 def _digest(*parts: str) -> str:

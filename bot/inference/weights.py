@@ -59,12 +59,13 @@ class _Counted:
         return lambda *_, **__: None
 
 
-def read_weights(folder: Path, *, quantize: bool) -> PreTrainedModel:
+def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> PreTrainedModel:
     """The model in a folder, with all its weights.
 
     Args:
         folder: a checkpoint.
         quantize: to NF4, with double quantization; else it is taken as it is.
+        saved_here: it is a copy of `quantized.py`'s.
 
     Raises:
         ValueError: weights are not in its files: transformers would make them up, and the model talk nonsense.
@@ -80,7 +81,7 @@ def read_weights(folder: Path, *, quantize: bool) -> PreTrainedModel:
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-    with experts_quantized():
+    with experts_quantized(already=saved_here):
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             device_map="auto",

@@ -39,7 +39,7 @@ def load(folder: Path, quantization: str = "nf4") -> LoadedModel:
             "description": "a model",
         }
     )
-    return ModelLoader(folder).load(spec, lambda *_: None)
+    return ModelLoader(folder, plain=True).load(spec, lambda *_: None)  # whose weights can be unpacked
 
 
 def unpacked(layer: Any) -> torch.Tensor:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from bot.inference.catalog import ModelSpec
 from bot.inference.loader import LoadedModel, ModelLoader
-from tests.inference.checkpoints import save_checkpoint
+from bot.inference.quantized import QuantizedCopies
+from tests.inference.checkpoints import CONFIGS, NOT_UNDERSTOOD, save_checkpoint
 
 _Usage = namedtuple("_Usage", "total used free")
 
@@ -54,7 +55,7 @@ def no_quantizing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", fail)
 
 
-@pytest.mark.parametrize("alias", ["llama", "phi", "gemma", "qwen", "qwen3"])
+@pytest.mark.parametrize("alias", CONFIGS)
 def test_the_second_load_quantizes_nothing_and_the_model_says_the_same(
     alias: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,14 +66,51 @@ def test_the_second_load_quantizes_nothing_and_the_model_says_the_same(
     second = load(folder)
     assert torch.equal(logits(first), logits(second))
     assert first.eos_token_ids == second.eos_token_ids
+    assert first.model.config.dtype == second.model.config.dtype
     assert first.model.get_memory_footprint() == second.model.get_memory_footprint()
 
 
-def test_experts_that_are_quantized_here_are_not_kept(tmp_path: Path) -> None:
-    folder = save_checkpoint("mixtral", tmp_path / "mixtral")
+@pytest.mark.parametrize("alias", NOT_UNDERSTOOD)
+def test_a_model_whose_experts_stay_as_they_are_is_not_kept(alias: str, tmp_path: Path) -> None:
+    folder = save_checkpoint(alias, tmp_path / alias)
     first, second = load(folder), load(folder)
     assert copies(folder) == []
     assert torch.equal(logits(first), logits(second))
+
+
+def test_the_next_revision_of_a_models_repository_takes_the_place_of_the_one_before(
+    made: Path, tmp_path: Path
+) -> None:
+    spec = ModelSpec(alias="tiny", repository="somebody/tiny", context_tokens=256, description="a model")
+    kept = QuantizedCopies(tmp_path / "quantized")
+    model = load(made, keep_quantized=False, plain=True).model
+    first, second = (Path(shutil.copytree(made, tmp_path / name)) for name in ("first", "second"))
+    (second / "config.json").touch()
+    kept.keep(model, spec, first)
+    assert kept.find(spec, first) is not None
+    kept.keep(model, spec, second)
+    assert kept.find(spec, first) is None
+    assert kept.find(spec, second) is not None
+
+
+def test_a_copy_that_is_being_removed_when_the_bot_is_killed_is_not_read(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(gone: Path, **_: Any) -> None:
+        (Path(gone) / "generation_config.json").unlink()
+        raise KilledError
+
+    load(folder)
+    (copy,) = copies(folder)
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(shutil, "rmtree", kill)
+        QuantizedCopies(copy.parent).drop(copy)
+    load(folder)
+    assert [one.name for one in copies(folder)] == [copy.name]
+    assert (copy / "generation_config.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "gone"])
