@@ -23,16 +23,16 @@ from pathlib import Path
 from bot.app import open_engine, open_services
 from bot.bench import discord_payloads, discord_standin
 from bot.bench.bare import padded
-from bot.bench.lag import LagMeter
 from bot.client import PunchlineBot
 from bot.inference.catalog import SamplingParams
 from bot.inference.engine import Finished, GenerationRequest
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.threads import in_own_thread
+from bot.ops.heartbeat import Heartbeat
 from bot.replies.live import Keep, LiveReply, nobody_keeps
 from bot.services import Services
-from bot.settings import load_settings
+from bot.settings import NO_LIMITS, load_settings
 
 _LAG_PERIOD_S = 0.005
 
@@ -80,7 +80,7 @@ async def ask(bot: PunchlineBot, discord_side: discord_standin.StandIn, number: 
 
 async def compare(tokens: int, rounds: int, latency_s: float) -> None:
     """Run both sides by turns and print what came out."""
-    settings = load_settings(None, data_dir=Path(tempfile.mkdtemp()), max_new_tokens=tokens)
+    settings = load_settings(None, data_dir=Path(tempfile.mkdtemp()), max_new_tokens=tokens, **NO_LIMITS)
     fixed = {"max_new_tokens": tokens, "min_new_tokens": tokens, "seed": 1}
     with discord_standin.running(latency_s) as discord_side:
         async with (
@@ -110,17 +110,16 @@ async def _measure(
     request = await _last_request(services)
     bares: list[float] = []
     asks: list[Asked] = []
-    lag = LagMeter(_LAG_PERIOD_S)
+    lags_s: list[float] = []
     for number in range(1, rounds + 1):
         await engine.rest()
         bares.append(await in_own_thread(partial(bare, engine, request), timeout_s=600))
         asks.append(await ask(bot, discord_side, number))
     for number in range(rounds + 1, 2 * rounds + 1):
         # In rounds of their own: the meter wakes the loop 200 times a second, which costs the model something.
-        meter = asyncio.create_task(lag.run())
-        await ask(bot, discord_side, number)
-        meter.cancel()
-    _report(request.params, bares, asks, lag.lags_s)
+        async with Heartbeat(lags_s.append, _LAG_PERIOD_S):
+            await ask(bot, discord_side, number)
+    _report(request.params, bares, asks, lags_s)
 
 
 async def _last_request(services: Services) -> GenerationRequest:

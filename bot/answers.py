@@ -91,8 +91,7 @@ class Answers:
         params = spec.sampling.capped(self._max_new_tokens).seeded()
         request = GenerationRequest(spec, tuple(messages), params, person=origin.asker_id)
         said = messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
-        admitted = await self._gate.admit(asker, spec.alias, messages)
-        with admitted as admission:
+        with await self._gate.admit(asker, spec.alias, messages) as admission:
             async with self._inference.submit(request) as generation:
                 admission.generation = generation
                 async with meanwhile or nullcontext():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bot.access.gate import Gate
 from bot.access.moderation import Moderation
@@ -58,5 +58,5 @@ class Services:
     device_card: DeviceCard
     database: Database
     consultation: Consultation
-    observer: Observer = field(default=UNOBSERVED)
+    observer: Observer = UNOBSERVED
     default_audience: str = "a room of data scientists"

@@ -16,6 +16,7 @@ from bot.storage.access import Quota, Subject, SubjectKind
 _Model = app_commands.Transform[str, ModelOption()]
 _Who = discord.User | discord.Member | discord.Role
 _Place = app_commands.AppCommandChannel | app_commands.AppCommandThread
+_About = tuple[_Who | None, _Place | None, bool]  # whom, or which channel, or whether all of them
 _Amount = app_commands.Range[int, 0, 1_000_000_000_000]
 
 _WHO, _CHANNEL = "A person or a role", "A channel, a category or a thread"
@@ -43,9 +44,7 @@ class Access(commands.GroupCog, name="access", description="Who may ask in this 
         model: _Model | None = None,
     ) -> None:
         """Allow."""
-        server_id = await _server(interaction)
-        subject, by = _subject(server_id, who, channel, everywhere), interaction.user.id
-        await _say(interaction, await self._moderation.decide(server_id, subject, model, allowed=True, by=by))
+        await self._decide(interaction, (who, channel, everywhere), model, allowed=True)
 
     @app_commands.command(description="Keep somebody from asking, or people from asking in a channel")
     @app_commands.describe(who=_WHO, channel=_CHANNEL, everywhere=_EVERYWHERE, model=_MODEL)
@@ -58,11 +57,7 @@ class Access(commands.GroupCog, name="access", description="Who may ask in this 
         model: _Model | None = None,
     ) -> None:
         """Deny."""
-        server_id = await _server(interaction)
-        subject, by = _subject(server_id, who, channel, everywhere), interaction.user.id
-        await _say(
-            interaction, await self._moderation.decide(server_id, subject, model, allowed=False, by=by)
-        )
+        await self._decide(interaction, (who, channel, everywhere), model, allowed=False)
 
     @app_commands.command(description="Forget a rule, or everything that was decided here")
     @app_commands.describe(
@@ -120,14 +115,25 @@ class Access(commands.GroupCog, name="access", description="Who may ask in this 
     @app_commands.command(description="Switch the bot off in this server, at once and for everybody")
     async def off(self, interaction: discord.Interaction) -> None:
         """The kill switch."""
-        server_id = await _server(interaction)
-        await _say(interaction, await self._moderation.switch(server_id, on=False, by=interaction.user.id))
+        await self._switch(interaction, on=False)
 
     @app_commands.command(description="Switch the bot on again in this server")
     async def on(self, interaction: discord.Interaction) -> None:
         """Undo it."""
+        await self._switch(interaction, on=True)
+
+    async def _decide(
+        self, interaction: discord.Interaction, about: _About, model: str | None, *, allowed: bool
+    ) -> None:
         server_id = await _server(interaction)
-        await _say(interaction, await self._moderation.switch(server_id, on=True, by=interaction.user.id))
+        subject, by = _subject(server_id, *about), interaction.user.id
+        await _say(
+            interaction, await self._moderation.decide(server_id, subject, model, allowed=allowed, by=by)
+        )
+
+    async def _switch(self, interaction: discord.Interaction, *, on: bool) -> None:
+        server_id = await _server(interaction)
+        await _say(interaction, await self._moderation.switch(server_id, on=on, by=interaction.user.id))
 
 
 async def _server(interaction: discord.Interaction) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import discord
 from discord import app_commands
 from discord.ext import commands
@@ -12,15 +10,12 @@ from bot.client import PunchlineBot
 from bot.errors import NotAllowed
 from bot.services import Services
 
-IsOperator = Callable[[discord.User | discord.Member], Awaitable[bool]]
-
 
 class Doctor(commands.Cog):
     """How the bot and its machine are."""
 
-    def __init__(self, *, services: Services, is_operator: IsOperator) -> None:
+    def __init__(self, *, services: Services) -> None:
         self._services = services
-        self._is_operator = is_operator
 
     @app_commands.command(description="Check the bot and its machine (its operators only)")
     @app_commands.default_permissions(
@@ -28,11 +23,11 @@ class Doctor(commands.Cog):
     )  # others need not see it; an operator can, in messages to it
     async def doctor(self, interaction: discord.Interaction) -> None:
         """Show what the checks find."""
-        if not await self._is_operator(interaction.user):
+        if not await self._services.operators.is_operator(interaction.user):
             raise NotAllowed("Only the people who run the bot can do that.")
         await self._services.consultation.show(interaction)
 
 
 async def setup(bot: PunchlineBot) -> None:
     """Called by discord.py when the extension is loaded."""
-    await bot.add_cog(Doctor(services=bot.services, is_operator=bot.services.operators.is_operator))
+    await bot.add_cog(Doctor(services=bot.services))

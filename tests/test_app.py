@@ -52,6 +52,17 @@ async def test_the_bot_logs_in_answers_a_command_and_leaves_on_sigterm(
     assert "tea" not in caplog.text
 
 
+async def told_to_stop_in_the_middle(
+    discord_side: discord_standin.StandIn, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Send SIGTERM when somebody sees words, and return when the bot is stopping."""
+    while not [one for one in discord_side.arrivals() if one.content and not one.content.startswith("-#")]:
+        await asyncio.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGTERM)
+    while "stopping: 1 running" not in caplog.text:
+        await asyncio.sleep(0.01)
+
+
 @pytest.mark.model
 @pytest.mark.parametrize(("grace_s", "ends"), [(60.0, "smol · 40 tokens"), (0.0, "⚠️ The bot is restarting")])
 async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
@@ -68,13 +79,7 @@ async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
             assert not serving.done(), serving.exception()
             await asyncio.sleep(0.05)
         discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
-        while not [
-            one for one in discord_side.arrivals() if one.content and not one.content.startswith("-#")
-        ]:
-            await asyncio.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-        while "stopping: 1 running" not in caplog.text:
-            await asyncio.sleep(0.01)
+        await told_to_stop_in_the_middle(discord_side, caplog)
         discord_side.dispatch(discord_payloads.command_payload(2, "joke", topic="coffee", model="smol"))
         await asyncio.wait_for(serving, 30)
         last = [one for one in discord_side.arrivals() if one.token == "token1"][-1]
@@ -106,13 +111,7 @@ async def test_the_local_port_says_starting_then_ready_then_draining(
             assert not serving.done(), serving.exception()
         metrics = await get(f"http://127.0.0.1:{number}/metrics")
         discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
-        while not [
-            one for one in discord_side.arrivals() if one.content and not one.content.startswith("-#")
-        ]:
-            await asyncio.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
-        while "stopping: 1 running" not in caplog.text:
-            await asyncio.sleep(0.01)
+        await told_to_stop_in_the_middle(discord_side, caplog)
         await look()
         await asyncio.wait_for(serving, 60)
     assert "starting" in said[0]

@@ -7,17 +7,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from bot.app import open_services
 from bot.bench import discord_payloads, discord_standin
-from bot.bench.lag import LagMeter
 from bot.bench.work import Result, Timeline, Work, arrivals_s, result
 from bot.client import PunchlineBot
 from bot.inference.engine import Event, GenerationRequest, TextDelta
 from bot.inference.local import LocalEngine
+from bot.ops.heartbeat import Heartbeat
 from bot.settings import NO_LIMITS, Settings
 
 _LAG_PERIOD_S = 0.02  # oftener, waking the loop costs the model some percent
@@ -64,11 +64,15 @@ class WholeBot:
         """Have so many people ask, and wait for all answers."""
         round_number = next(_numbers)
         questions = [f"{self._work.question(user)} ({round_number})" for user in range(users)]
-        lag = LagMeter(_LAG_PERIOD_S)
-        meter = asyncio.create_task(lag.run())
+        lags_s: list[float] = []
+        async with Heartbeat(lags_s.append, _LAG_PERIOD_S):
+            await self._asked_by_all(questions, arrivals_s(users, arrivals, within_s))
+        return result(system, arrivals, [self._metered.timelines[one] for one in questions], lags_s)
+
+    async def _asked_by_all(self, questions: Sequence[str], times_s: Sequence[float]) -> None:
+        """Ask each question at its time, and return when all answers are there."""
         began_s = time.perf_counter()
-        times = arrivals_s(users, arrivals, within_s)
-        for user, (question, at_s) in enumerate(zip(questions, times, strict=True)):
+        for user, (question, at_s) in enumerate(zip(questions, times_s, strict=True)):
             await asyncio.sleep(max(0.0, began_s + at_s - time.perf_counter()))
             self._metered.timelines[question] = Timeline(time.perf_counter())
             payload = discord_payloads.command_payload(
@@ -79,8 +83,6 @@ class WholeBot:
             while any(self._open(question) for question in questions):
                 self._metered.ended.clear()
                 await self._metered.ended.wait()
-        meter.cancel()
-        return result(system, arrivals, [self._metered.timelines[one] for one in questions], lag.lags_s)
 
     def _open(self, question: str) -> bool:
         tokens = self._metered.timelines[question].tokens

@@ -202,7 +202,9 @@ def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout
     import torch
 
     rows, prompts = list[_Rows](), list[_Prompt]()
-    alone = [span for span in spans if index.numel() and _length(span[0]) == 1]
+    alone, reading = list[_Span](), list[_Span]()
+    for span in spans:
+        (alone if index.numel() and _length(span[0]) == 1 else reading).append(span)
     for group in _groups(alone):
         longest = _length(group[0][1])
         begins, ends, own = (
@@ -214,7 +216,7 @@ def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout
         places = begins + torch.arange(longest, device=index.device)
         mask = (places < ends)[:, None, None, :] if len(group) > 1 else None
         rows.append(_Rows(own.flatten(), pages, longest, mask))
-    for own_tokens, keys in (span for span in spans if span not in alone):
+    for own_tokens, keys in reading:
         length, new = _length(keys), _length(own_tokens)
         where = None if length == new else index[keys][::page_tokens] // page_tokens
         prompts.append(_Prompt(own_tokens, where, length, keys))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, c_int64, c_void_p, cast
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _join(layers: Sequence[Any]) -> None:
         layer.forward = _Part(product, place)
 
 
+@cache
 def _kernel() -> _Kernel:
     """bitsandbytes' product of bfloat16 rows and NF4 weights, under a type of our own: bitsandbytes' stays as it is.
 

@@ -17,6 +17,7 @@ from bot.ops.discord_checks import DiscordChecks
 from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, worst
 from bot.ops.fitting import Room
+from bot.ops.quotes import without_secrets
 from bot.replies.live import Wait, just_wait
 from bot.replies.model_list import PagesView
 
@@ -113,9 +114,7 @@ def pages_of(findings: Sequence[Finding], secrets: Sequence[str] = ()) -> list[s
 
 
 def _line(finding: Finding, secrets: Sequence[str]) -> str:
-    text = finding.text
-    for secret in secrets:
-        text = text.replace(secret, "***")
+    text = without_secrets(finding.text, secrets)
     if len(text) > _LINE_CHARACTERS:
         text = f"{text[: _LINE_CHARACTERS - 1]}…"
     # Every second part stands between backticks, where nothing needs escaping.

@@ -16,6 +16,7 @@ from bot.errors import SettingsError
 from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, document, worst
 from bot.ops.logs import configure_logging
+from bot.ops.quotes import without_secrets
 from bot.settings import Settings
 
 
@@ -36,7 +37,7 @@ def check(
     async def examined(out: TextIO) -> list[Finding]:
         findings = []
         async for finding in examination.everything(server_id=server_id, offline=offline):
-            findings.append(_redacted(finding, settings.secrets))
+            findings.append(replace(finding, text=without_secrets(finding.text, settings.secrets)))
             if not as_json:
                 _print(findings[-1], out)
         return findings
@@ -58,13 +59,6 @@ def unsettled(error: SettingsError) -> None:
 def _print(finding: Finding, out: TextIO) -> None:
     out.write(f"{finding.verdict:<8} {finding.subject:<12} {finding.text}\n")
     out.flush()
-
-
-def _redacted(finding: Finding, secrets: tuple[str, ...]) -> Finding:
-    text = finding.text
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return replace(finding, text=text)
 
 
 @contextmanager

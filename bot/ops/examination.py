@@ -76,12 +76,13 @@ class Examination:
 
             checks: list[Check] = [] if discord_side is None else discord_side.checks(server_id)
             checks.append(Check("clock", "clock", told_time, asks="Discord or the Hub"))
-            checks += [*folder_checks(self._settings), Check("catalogue", "catalogue", self._read)]
+            checks += folder_checks(self._settings)
             try:
                 catalog = self._catalog()
-            except CatalogError:  # told by its check
-                checks += accelerator.checks()
+            except CatalogError as error:
+                checks += [_catalog_check(error), *accelerator.checks()]
             else:
+                checks.append(_catalog_check(catalog))
                 fitting = Fitting(
                     self._settings, catalog, self._loader, asks_hub=not offline, room=self._room
                 )
@@ -91,6 +92,11 @@ class Examination:
             async for finding in findings:
                 yield finding
 
-    async def _read(self) -> str:
-        catalog = self._catalog()
-        return f"{len(catalog)} models; {catalog.default} answers by default"
+
+def _catalog_check(read: ModelCatalog | CatalogError) -> Check:
+    async def told() -> str:
+        if isinstance(read, CatalogError):
+            raise read
+        return f"{len(read)} models; {read.default} answers by default"
+
+    return Check("catalogue", "catalogue", told)

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from bot.errors import StorageError
-from bot.inference.generation import Generation
 from bot.inference.queue import InferenceQueue
 from bot.ops.discord_watch import DiscordWatch
 from bot.ops.heartbeat import Heartbeat
+from bot.ops.holding import Holding
 from bot.storage.database import in_time
 
 PATIENCE_S = 2.0  # for the database: whoever asks does not wait long either
@@ -33,7 +33,7 @@ class Health:
         self._discord = discord
         self._queue: InferenceQueue | None = None
         self._ping: Callable[[], Awaitable[None]] | None = None
-        self._held_since_s: dict[Generation, float] = {}
+        self._holding = Holding()
 
     def attach(self, queue: InferenceQueue, ping: Callable[[], Awaitable[None]]) -> None:
         """Everything is open.
@@ -69,9 +69,7 @@ class Health:
 
     def _why_stuck(self, queue: InferenceQueue) -> str | None:
         """An answer that is over for its reader, and that the engine had not let go of at any look for too long."""
-        now_s = asyncio.get_running_loop().time()
-        self._held_since_s = {one: self._held_since_s.get(one, now_s) for one in queue.held}
-        longest_s = max((now_s - since_s for since_s in self._held_since_s.values()), default=0.0)
+        longest_s = self._holding.longest_s(queue.held, asyncio.get_running_loop().time())
         if longest_s <= STUCK_AFTER_S:
             return None
         return f"The model has not let go of an answer for {longest_s:.0f} s after its end: restart the bot."

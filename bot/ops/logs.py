@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
 from bot import trace
-from bot.ops.quotes import HIDDEN, without_quotes
+from bot.ops.quotes import without_quotes, without_secrets
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ class Redactor(logging.Formatter):
 
     def __init__(self, fmt: str = _FORMAT, secrets: Iterable[str] = (), *, content: bool = False) -> None:
         super().__init__(fmt)
-        # The longest first: one may be a part of another, whose rest would stay.
-        self._secrets = tuple(sorted(filter(None, secrets), key=len, reverse=True))
+        self._secrets = tuple(secrets)
         self._content = content
 
     def format(self, record: logging.LogRecord) -> str:
@@ -81,19 +80,15 @@ class Redactor(logging.Formatter):
             told["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             told["stack"] = self.formatStack(record.stack_info)
-        return self._struck(message), {
-            name: self._struck(self._without_words(text, record)) for name, text in told.items()
+        return without_secrets(message, self._secrets), {
+            name: without_secrets(self._without_words(text, record), self._secrets)
+            for name, text in told.items()
         }
 
     def _without_words(self, text: str, record: logging.LogRecord) -> str:
         """Without what the person wrote who is being answered."""
         words = getattr(record, "trace", trace.NOTHING).words
         return text if self._content or not words else without_quotes(text, words)
-
-    def _struck(self, text: str) -> str:
-        for secret in self._secrets:
-            text = text.replace(secret, HIDDEN)
-        return text
 
 
 class JsonRedactor(Redactor):

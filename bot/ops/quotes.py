@@ -1,4 +1,7 @@
-"""Finding what a person wrote where an error quotes it: as a whole, a part of it, or as Python escapes it. Pure."""
+"""Striking out of a text what must not be in it. Pure.
+
+Secrets go as they are; what a person wrote also where an error quotes a part of it, or shows it as Python escapes it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,14 @@ RUN = (
 )
 _LEAST = 4  # a text that is shorter is in every traceback, and says nothing
 HIDDEN = "***"
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """`text` with `***` for each secret."""
+    # The longest first: one may be a part of another, whose rest would stay.
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    return text
 
 
 def without_quotes(text: str, written: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from bot.errors import BotError
+from bot.ops.holding import Holding
 from bot.ops.notify import Notifier
 
 _PERIOD_S = 15.0  # of looks at the bot where no watchdog wants them oftener
@@ -63,7 +64,7 @@ class Supervision:
         self._status = ""
         self._look: Callable[[], str] | None = None  # what is going on; None while that is said elsewhere
         self._work: Work | None = None
-        self._held_since_s: dict[Hashable, float] = {}
+        self._holding = Holding()
         self._beating: asyncio.Task[None] | None = None
         self._logging_in: asyncio.Task[None] | None = None
 
@@ -133,7 +134,7 @@ class Supervision:
 
     def _is_stuck(self) -> bool:
         """Whether an answer that is over has been held at every look for too long."""
-        now_s = asyncio.get_running_loop().time()
-        held = frozenset[Hashable]() if self._work is None else self._work.held
-        self._held_since_s = {one: self._held_since_s.get(one, now_s) for one in held}
-        return any(now_s - since_s > self._stuck_after_s for since_s in self._held_since_s.values())
+        if self._work is None:
+            return False
+        longest_s = self._holding.longest_s(self._work.held, asyncio.get_running_loop().time())
+        return longest_s > self._stuck_after_s

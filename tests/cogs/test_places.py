@@ -26,14 +26,17 @@ async def post_in(world: World, forum: ChannelHandle, title: str) -> ChannelHand
     return ChannelHandle(world.env, world.channel.guild, made)
 
 
+async def registered(folder: Path) -> Any:
+    """All commands, as the bot registers them."""
+    async with open_world(ScriptedEngine(), folder) as world:
+        (sent,) = [request.json for request in world.env.http_requests if request.path.endswith("/commands")]
+    return sent
+
+
 async def test_every_command_is_there_for_servers_and_people_and_in_every_kind_of_place(
     tmp_path: Path,
 ) -> None:
-    async with open_world(ScriptedEngine(), tmp_path) as world:
-        (registered,) = [
-            request.json for request in world.env.http_requests if request.path.endswith("/commands")
-        ]
-    commands: Any = registered
+    commands = await registered(tmp_path)
     assert {command["name"] for command in commands} >= {"joke", "ask", "model", "gpu"}
     for command in commands:
         if command["name"] not in FOR_SERVERS:
@@ -43,11 +46,7 @@ async def test_every_command_is_there_for_servers_and_people_and_in_every_kind_o
 async def test_what_is_for_moderators_is_there_for_servers_only_and_hidden_from_others(
     tmp_path: Path,
 ) -> None:
-    async with open_world(ScriptedEngine(), tmp_path) as world:
-        (registered,) = [
-            request.json for request in world.env.http_requests if request.path.endswith("/commands")
-        ]
-    commands: Any = registered
+    commands = await registered(tmp_path)
     (access,) = [command for command in commands if command["name"] in FOR_SERVERS]
     assert (access["contexts"], access["integration_types"]) == ([0], [0])
     assert int(access["default_member_permissions"]) == discord.Permissions(manage_guild=True).value
