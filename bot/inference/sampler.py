@@ -148,7 +148,11 @@ def processors(draws: dict[str, Draw], eos_token_ids: tuple[int, ...]) -> Any:
             for one in requests_with_new_token:
                 state = one.state
                 row = draws.get(state.request_id) or Draw.begin(SamplingParams(), [])  # it was just cancelled
-                row.follow(state.generated_tokens, len(state.initial_tokens) + len(state.generated_tokens))
+                length = len(state.initial_tokens) + len(state.generated_tokens)
+                newest = state.generated_tokens
+                if len(newest) < length - row.length:  # it lost its memory, and reads again what it had said
+                    newest = state.initial_tokens + newest
+                row.follow(newest, length)
                 self._rows.append(row)
             return torch.zeros(len(self._rows), dtype=torch.int32)
 
