@@ -19,7 +19,7 @@ from bot.inference.local import LocalEngine
 RUNNING = 15
 _ROUNDS = 3
 _BEFORE_TOKENS = 12  # of each who runs: their speed before somebody joins
-_ANSWER_TOKENS = 24  # of who joins
+_ANSWER_TOKENS = 64  # of who joins
 _TIMEOUT_S = 300.0
 
 # The questions, by the words that follow them. None begins like another one, or the cache would have read it already.
@@ -98,7 +98,7 @@ class _Round:
 
     async def joined(self, rounds: int) -> list[Joining]:
         """Have some join, one after the other, while the same fifteen run."""
-        tokens = rounds * (_BEFORE_TOKENS + 2 * _ANSWER_TOKENS) + _ANSWER_TOKENS
+        tokens = rounds * (_BEFORE_TOKENS + _ANSWER_TOKENS + 16) + 16
         async with asyncio.timeout(_TIMEOUT_S), AsyncExitStack() as stack:
             others = [_Asked(Timeline(time.perf_counter())) for _ in range(RUNNING)]
             for one in others:
