@@ -75,7 +75,7 @@ class Batch:
             ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
                 num_blocks=-(-loaded.context_tokens // PAGE_TOKENS) + 1,  # one context, which all share
-                max_batch_tokens=step_tokens + requests,  # a piece is as long in company as alone
+                max_batch_tokens=step_tokens,
                 max_requests_per_batch=requests,
                 # The sampler looks at what was drawn in the step before.
                 use_async_batching=False,
