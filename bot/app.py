@@ -11,20 +11,18 @@ from contextlib import asynccontextmanager
 import aiohttp
 import discord
 
-from bot.access.file import read_access_file
-from bot.access.gate import Gate, Limits
+from bot.access.gate import Gate
 from bot.access.moderation import Moderation
 from bot.access.refusals import Refusals
-from bot.access.rules import OperatorAccess
 from bot.answers import Answers, LiveReplies
 from bot.archive import Archive
 from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
-from bot.errors import BotError, CatalogError, SettingsError
-from bot.inference.catalog import ModelCatalog, load_catalog
+from bot.configured import limits_of, model_loader, read_access, read_catalog
+from bot.errors import BotError, SettingsError
+from bot.inference.catalog import ModelCatalog
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
-from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
@@ -45,7 +43,7 @@ from bot.replies.traffic import Traffic
 from bot.replies.typing import TypingSigns
 from bot.services import Services
 from bot.settings import Settings
-from bot.storage.access import AccessRules, Quota
+from bot.storage.access import AccessRules
 from bot.storage.choices import ModelChoices
 from bot.storage.database import open_database
 from bot.storage.replies import Replies
@@ -53,11 +51,6 @@ from bot.storage.usage import UsageSpans
 from bot.warm_up import made_ready_beside
 
 log = logging.getLogger(__name__)
-
-
-def model_loader(settings: Settings) -> ModelLoader:
-    """The loader these settings describe."""
-    return ModelLoader(settings.cache_dir, settings.hub_token, keep_quantized=settings.keep_quantized)
 
 
 @asynccontextmanager
@@ -171,64 +164,6 @@ def _consultation(settings: Settings, catalog: ModelCatalog, engine: Engine, wai
     room = room_of(engine.memory)
     examination = Examination(settings, lambda: catalog, model_loader(settings), room=room)
     return Consultation(examination, settings.secrets, wait)
-
-
-def read_catalog(settings: Settings) -> ModelCatalog:
-    """The catalogue these settings describe.
-
-    Raises:
-        CatalogError: it cannot be used, or a setting names a model that is not in it.
-    """
-    catalog = load_catalog(settings.models_file, default=settings.default_model)
-    named = (("PINNED_MODELS", settings.pinned_models), ("LOAD_AT_START", settings.load_at_start))
-    for variable, aliases in named:
-        if unknown := [alias for alias in aliases if alias not in catalog]:
-            raise CatalogError(
-                f"{variable} names '{unknown[0]}', which is not in the catalogue: {', '.join(catalog)}."
-            )
-    return catalog
-
-
-def read_access(settings: Settings, catalog: ModelCatalog) -> OperatorAccess:
-    """What the operator's file says about who may ask.
-
-    Raises:
-        SettingsError: it cannot be used.
-    """
-    return read_access_file(settings.access_file, tuple(catalog))
-
-
-def limits_of(settings: Settings) -> Limits:
-    """What these settings give everybody."""
-    places = settings.batch_requests + settings.queue_limit
-    return Limits(
-        person=Quota(
-            settings.person_requests_per_minute,
-            settings.person_tokens_per_day,
-            settings.person_gpu_seconds_per_day,
-        ),
-        server=Quota(
-            settings.server_requests_per_minute,
-            settings.server_tokens_per_day,
-            settings.server_gpu_seconds_per_day,
-        ),
-        person_requests=_least(
-            settings.person_concurrent_requests, _part(settings.person_queue_share, places)
-        ),
-        server_requests=_part(settings.server_queue_share, places),
-        prompt_characters=settings.max_prompt_characters,
-    )
-
-
-def _part(share: float, places: int) -> int:
-    """So many of all places, at least one; 0, which is no limit, for all of them: the queue itself says that it is
-    full."""
-    return 0 if share >= 1 else max(1, int(share * places))
-
-
-def _least(*limits: int) -> int:
-    """The limit that holds where several do; 0 is none."""
-    return min((limit for limit in limits if limit), default=0)
 
 
 def run(settings: Settings, *, force_sync: bool = False) -> int:

@@ -6,7 +6,8 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from bot.app import model_loader, open_engine
+from bot.app import open_engine
+from bot.configured import model_loader
 from bot.demo.page import serve_with
 from bot.inference.catalog import load_catalog
 from bot.inference.inspector import Inspector

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bot.app import _serve, open_engine, open_services, read_catalog
+from bot.app import _serve, open_engine, open_services
 from bot.bench import discord_payloads, discord_standin
+from bot.configured import read_catalog
 from bot.errors import BotError, CatalogError, SettingsError
 from bot.settings import Settings, load_settings
 from tests.conftest import CACHE_DIR

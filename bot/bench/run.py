@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from bot.app import open_engine, read_catalog
+from bot.app import open_engine
 from bot.bench.bare import Bare, bare
 from bot.bench.joining import RUNNING, joining, spoken
 from bot.bench.peer import ask_peer
@@ -22,6 +22,7 @@ from bot.bench.report import draw, table
 from bot.bench.whole_bot import WholeBot, running
 from bot.bench.work import Result, Work
 from bot.chat.prompt import ask_messages
+from bot.configured import read_catalog
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import GenerationRequest
 from bot.inference.local import LocalEngine

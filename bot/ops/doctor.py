@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from typing import TextIO
 
-from bot.app import model_loader, read_catalog
+from bot.configured import model_loader, read_catalog
 from bot.errors import SettingsError
 from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, document, worst

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from bot.app import model_loader, read_catalog
+from bot.configured import model_loader, read_catalog
 from bot.inference import embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.ops.logs import configure_logging
