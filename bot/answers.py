@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,15 @@ log = logging.getLogger(__name__)
 LiveReplies = Callable[[Surface, str, Shown], LiveReply]
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """An answer that waits or grows: what shows it, who asked where, and the request."""
+
+    reply: LiveReply
+    origin: Origin
+    generation: Generation
+
+
 class Answers:
     """Gives answers, and knows those that are under way.
 
@@ -36,7 +46,7 @@ class Answers:
         live_reply: makes the growing reply for a surface, an id and what is seen at first.
         archive: where they are kept.
         gate: whom it lets in; there is no other way to the queue.
-        max_new_tokens: the operator's limit on an answer's length.
+        max_new_tokens: the operator's limit on an answer's length; an attribute too, which a reload replaces.
     """
 
     def __init__(
@@ -52,8 +62,8 @@ class Answers:
         self._live_reply = live_reply
         self._archive = archive
         self._gate = gate
-        self._max_new_tokens = max_new_tokens
-        self._live: dict[str, tuple[LiveReply, Origin]] = {}
+        self.max_new_tokens = max_new_tokens
+        self._live: dict[str, UnderWay] = {}
 
     async def give(
         self, interaction: discord.Interaction[Any], spec: ModelSpec, messages: Sequence[ChatMessage]
@@ -88,7 +98,7 @@ class Answers:
             ShuttingDown: the bot is about to restart.
             discord.HTTPException: a command could not be acknowledged.
         """
-        params = spec.sampling.capped(self._max_new_tokens).seeded()
+        params = spec.sampling.capped(self.max_new_tokens).seeded()
         request = GenerationRequest(spec, tuple(messages), params, person=origin.asker_id)
         said = messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
         with await self._gate.admit(asker, spec.alias, messages) as admission:
@@ -103,7 +113,7 @@ class Answers:
         """Show a generation, and keep how it ended. Inside of its block: whoever stops the bot waits for those who have
         not left it."""
         reply = self._live_reply(surface, generation.id, Shown.going_on(said))
-        self._live[generation.id] = (reply, origin)
+        self._live[generation.id] = UnderWay(reply, origin, generation)
         try:
             finished = await reply.follow(generation, partial(self._archive.begun, generation, origin))
         finally:
@@ -114,9 +124,14 @@ class Answers:
         await self._archive.ended(generation, finished, reply.shown.text)
         return finished
 
-    def live(self, reply_id: str) -> tuple[LiveReply, Origin] | None:
-        """A reply that is under way, and who asked."""
+    def live(self, reply_id: str) -> UnderWay | None:
+        """A reply that is under way."""
         return self._live.get(reply_id)
+
+    @property
+    def under_way(self) -> tuple[UnderWay, ...]:
+        """All that are, in the order in which they were asked for."""
+        return tuple(self._live.values())
 
 
 def _log_end(generation: Generation, finished: Finished) -> None:

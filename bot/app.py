@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import aiohttp
 import discord
@@ -24,7 +26,7 @@ from bot.inference.catalog import ModelCatalog
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
 from bot.inference.local import LocalEngine
-from bot.inference.observer import UNOBSERVED, Observer
+from bot.inference.observer import UNOBSERVED, Observer, Several
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
 from bot.ops.consultation import Consultation, room_of
@@ -32,7 +34,12 @@ from bot.ops.examination import Examination
 from bot.ops.logs import configure_logging
 from bot.ops.notify import Notifier
 from bot.ops.observation import open_observation
+from bot.ops.operations import Operations, reload_when
+from bot.ops.panel import Panel
+from bot.ops.panel_card import PanelCard
+from bot.ops.reload import Reload, reread_settings
 from bot.ops.supervision import Supervision
+from bot.ops.tally import Tally
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
@@ -46,6 +53,7 @@ from bot.settings import Settings
 from bot.storage.access import AccessRules
 from bot.storage.choices import ModelChoices
 from bot.storage.database import open_database
+from bot.storage.panels import Panels
 from bot.storage.replies import Replies
 from bot.storage.usage import UsageSpans
 from bot.warm_up import made_ready_beside
@@ -80,6 +88,7 @@ async def open_services(
     reply_class: type[LiveReply] = LiveReply,
     wait: Wait = just_wait,
     observer: Observer = UNOBSERVED,
+    reread: Callable[[], Settings] | None = None,
 ) -> AsyncIterator[Services]:
     """What the cogs need, around an engine.
 
@@ -89,13 +98,15 @@ async def open_services(
         reply_class: what makes the growing replies.
         wait: how commands await what does not come from Discord, see `Wait`.
         observer: who looks on.
+        reread: reads the settings for a reload; None for the file that they came from.
 
     Raises:
         CatalogError: the catalogue cannot be used.
         SettingsError: the file of who may ask cannot.
         StorageError: the database cannot be used.
     """
-    catalog = read_catalog(settings)
+    catalog, tally = read_catalog(settings), Tally()
+    observer = Several(observer, tally)
     early = dict.fromkeys((*settings.load_at_start, *settings.pinned_models))
     operator_access = read_access(settings, catalog)
     queue = InferenceQueue(
@@ -114,7 +125,8 @@ async def open_services(
     ):
         chooser = ModelChooser(catalog, ModelChoices(database))
         archive = Archive(Replies(database), kept_days=settings.replies_kept_days)
-        live_reply = _live_replies(settings, reply_class, wait, observer)
+        traffic = Traffic(observer)
+        live_reply = _live_replies(settings, reply_class, wait, traffic)
         rules = AccessRules(database)
         gate = Gate(
             operator_access,
@@ -124,6 +136,19 @@ async def open_services(
             clock=discord.utils.utcnow,
         )
         answers = Answers(queue, live_reply, archive, gate, max_new_tokens=settings.max_new_tokens)
+        operators = Operators(settings.operator_ids)
+        reload = Reload(
+            settings,
+            reread or partial(reread_settings, settings),
+            catalog=catalog,
+            gate=gate,
+            operators=operators,
+            answers=answers,
+            queue=queue,
+            wait=wait,
+        )
+        card = PanelCard(queue, answers, gate, engine.memory, tally, now=discord.utils.utcnow, wait=wait)
+        panel = Panel(card, Panels(database), traffic, wait)
         yield Services(
             chooser=chooser,
             inference=queue,
@@ -133,7 +158,7 @@ async def open_services(
             gate=gate,
             moderation=Moderation(rules, gate, catalog),
             refusals=Refusals(discord.utils.utcnow),
-            operators=Operators(settings.operator_ids),
+            operators=operators,
             typing=TypingSigns(wait),
             inspections=Inspections(
                 Inspector(model_loader(settings), settings.hub_token), engine.memory, wait
@@ -142,15 +167,14 @@ async def open_services(
             database=database,
             observer=observer,
             consultation=_consultation(settings, catalog, engine, wait),
+            operations=Operations(operators, gate, answers, queue, reload, panel, observer),
             default_audience=settings.default_audience,
         )
 
 
 def _live_replies(
-    settings: Settings, reply_class: type[LiveReply], wait: Wait, observer: Observer
+    settings: Settings, reply_class: type[LiveReply], wait: Wait, traffic: Traffic
 ) -> LiveReplies:
-    traffic = Traffic(observer)
-
     def live_reply(surface: Surface, reply_id: str, shown: Shown) -> LiveReply:
         interval_s = settings.edit_interval_s
         return reply_class(
@@ -186,6 +210,9 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
+    hang_up = asyncio.Event()
+    # Whose terminal is closed is not asked to read settings.
+    loop.add_signal_handler(signal.SIGHUP, stop.set if os.isatty(0) else hang_up.set)
     async with (
         Supervision(Notifier.from_environment()) as supervision,
         open_observation(settings) as observation,
@@ -198,20 +225,24 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
             force_sync=force_sync,
             http_trace=observation.discord.http_trace,
         )
-        observation.attach(services.inference, engine.memory, services.database.ping, bot)
+        drained = partial(getattr, services.gate, "drained")
+        observation.attach(services.inference, engine.memory, services.database.ping, bot, drained)
         async with bot:
             supervision.serving(bot, services.inference)
             connection = asyncio.create_task(bot.start(token))
             stopping = asyncio.create_task(stop.wait())
+            reloading = asyncio.create_task(reload_when(hang_up, services.operations, supervision))
             await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
+            reloading.cancel()
             if connection.done():
                 _explain_end(connection)
             log.info(
                 "stopping: %d running, %d waiting", services.inference.running, services.inference.waiting
             )
-            supervision.stopping(services.inference, grace_s=settings.shutdown_grace_s)
-            await services.inference.drain(settings.shutdown_grace_s)
+            grace_s = services.operations.reload.settings.shutdown_grace_s
+            supervision.stopping(services.inference, grace_s=grace_s)
+            await services.inference.drain(grace_s)
 
 
 def _explain_end(connection: asyncio.Task[None]) -> None:

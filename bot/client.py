@@ -19,6 +19,7 @@ from bot.discord_needs import INTENTS
 from bot.interruptions import mark_interrupted
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
+from bot.replies.panel_buttons import PanelButton
 from bot.services import Services
 from bot.translator import FileTranslator
 
@@ -32,6 +33,7 @@ EXTENSIONS = (
     "cogs.gpu",
     "cogs.access",
     "cogs.doctor",
+    "cogs.operate",
 )
 
 
@@ -77,7 +79,7 @@ class PunchlineBot(commands.Bot):
     async def setup_hook(self) -> None:
         """Load the cogs, and register the commands if they changed."""
         self.services.operators.learn(self.application)
-        self.add_dynamic_items(ReplyButton, ModelSelect)
+        self.add_dynamic_items(ReplyButton, ModelSelect, PanelButton)
         for extension in EXTENSIONS:
             await self.load_extension(extension)
         translator = FileTranslator(self.tree)
@@ -86,11 +88,13 @@ class PunchlineBot(commands.Bot):
         # Read before the first command can come, so that none of this start's own replies is among them.
         left = await self.services.archive.unfinished()
         self._marking = asyncio.create_task(mark_interrupted(self, self.services.archive, left))
+        await self.services.operations.panel.begin(self)
 
     async def close(self) -> None:
         """Leave Discord."""
         if self._marking is not None:
             self._marking.cancel()
+        await self.services.operations.panel.end()
         await super().close()
 
     async def on_message(self, message: discord.Message, /) -> None:

@@ -39,6 +39,10 @@ class PlaceClosed(AccessRefused):
     """Nobody is answered at a place: the bot is silent there, but for commands, whose answers one person sees."""
 
 
+class Drained(AccessRefused):
+    """An operator has the bot take nobody new, until they say otherwise."""
+
+
 class LimitReached(AccessRefused):
     """A person, or a server, has had what is theirs for now. Says when there is more, or what to do."""
 

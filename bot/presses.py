@@ -82,12 +82,11 @@ class Presses:
         found = self._answers.live(reply_id)
         if found is None:
             raise ReplyForgotten("This answer has ended already.")
-        reply, origin = found
-        if interaction.user.id != origin.asker_id and not interaction.permissions.manage_messages:
+        if interaction.user.id != found.origin.asker_id and not interaction.permissions.manage_messages:
             raise NotAllowed(
                 "Only the person who asked, or somebody who may manage messages here, can stop this answer."
             )
-        reply.stop(discord.utils.escape_markdown(interaction.user.display_name)[:_NAME_LIMIT])
+        found.reply.stop(discord.utils.escape_markdown(interaction.user.display_name)[:_NAME_LIMIT])
         await interaction.response.defer()
 
     async def _again(self, interaction: _Interaction, reply_id: str) -> None:

@@ -14,6 +14,7 @@ from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
 from bot.ops.consultation import Consultation
+from bot.ops.operations import Operations
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
@@ -41,6 +42,7 @@ class Services:
         database: where all of that is kept; for whoever wants to know whether it answers.
         observer: hears what went wrong with a command.
         consultation: answers operators who ask how the bot is.
+        operations: does what operators say.
         default_audience: whom a joke is for when nobody says.
     """
 
@@ -58,5 +60,6 @@ class Services:
     device_card: DeviceCard
     database: Database
     consultation: Consultation
+    operations: Operations
     observer: Observer = UNOBSERVED
     default_audience: str = "a room of data scientists"

@@ -7,7 +7,6 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.client import PunchlineBot
-from bot.errors import NotAllowed
 from bot.services import Services
 
 
@@ -23,8 +22,7 @@ class Doctor(commands.Cog):
     )  # others need not see it; an operator can, in messages to it
     async def doctor(self, interaction: discord.Interaction) -> None:
         """Show what the checks find."""
-        if not await self._services.operators.is_operator(interaction.user):
-            raise NotAllowed("Only the people who run the bot can do that.")
+        await self._services.operators.require(interaction.user)
         await self._services.consultation.show(interaction)
 
 

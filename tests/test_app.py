@@ -14,7 +14,10 @@ from bot.app import _serve, open_engine, open_services
 from bot.bench import discord_payloads, discord_standin
 from bot.configured import read_catalog
 from bot.errors import BotError, CatalogError, SettingsError
+from bot.ops import panel
 from bot.settings import Settings, load_settings
+from bot.storage.database import open_database
+from bot.storage.panels import PanelPlace, Panels
 from tests.conftest import CACHE_DIR
 from tests.ops.looking_on import free_port, get
 
@@ -52,6 +55,25 @@ async def test_the_bot_logs_in_answers_a_command_and_leaves_on_sigterm(
     assert (tmp_path / "commands.sha256").exists()
     assert TOKEN not in caplog.text
     assert "tea" not in caplog.text
+
+
+async def test_the_panel_of_the_last_run_is_kept_current_and_left_saying_that_the_bot_has_stopped(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr(panel, "PERIOD_S", 0.2)
+    async with open_database(settings.database_path) as database:
+        await Panels(database).put(PanelPlace(int(discord_payloads.CHANNEL_ID), 777))
+    with discord_standin.running(0.01) as discord_side:
+        serving = asyncio.create_task(_serve(settings, TOKEN, force_sync=False))
+        shown: list[str] = []
+        while not shown:
+            assert not serving.done(), serving.exception()
+            shown = [one.token for one in discord_side.arrivals() if one.token == "message 777"]
+            await asyncio.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(serving, 10)
+        assert "message 777" in [one.token for one in discord_side.arrivals()]
 
 
 async def told_to_stop_in_the_middle(

@@ -13,7 +13,7 @@ from bot.access.recent import Admission, Recent
 from bot.access.rules import OperatorAccess, require_access
 from bot.access.sentences import asked_often, gpu_used, holds_many, prompt_long, tokens_used
 from bot.chat.messages import ChatMessage, Role
-from bot.errors import LimitReached, StorageError
+from bot.errors import Drained, LimitReached, StorageError
 from bot.storage.access import EVERY_MODEL, AccessRules, Quota, ServerAccess
 from bot.storage.database import in_time
 from bot.storage.usage import Scope, ScopeKind, Spent, UsageSpans
@@ -54,6 +54,10 @@ class Gate:
         usage: what was used.
         clock: the time, with its zone.
         patience_s: how long the database may take; Discord does not wait.
+
+    Attributes:
+        operator, limits: the same, which a reload replaces.
+        drained: whether nobody new is let in; who was before is served.
     """
 
     def __init__(
@@ -74,6 +78,16 @@ class Gate:
         self._patience_s = patience_s
         self._recent = Recent()
         self._forgets_at_s = 0.0
+        self.drained = False
+        self._reason = ""
+
+    def drain(self, reason: str = "") -> None:
+        """Let nobody in any more. The reason is what they read."""
+        self.drained, self._reason = True, reason
+
+    def resume(self) -> None:
+        """Let people in again."""
+        self.drained = False
 
     async def welcome(self, asker: Asker) -> None:
         """Let pass who may ask some model here, without anything being asked yet.
@@ -82,6 +96,7 @@ class Gate:
             AccessRefused: they may not.
             StorageError: the database does not answer.
         """
+        self._check_open()
         require_access(self.operator, await self._decided(asker), asker, EVERY_MODEL)
 
     async def admit(self, asker: Asker, alias: str, messages: Sequence[ChatMessage]) -> Admission:
@@ -91,6 +106,7 @@ class Gate:
             AccessRefused: they may not, or have had what is theirs for now.
             StorageError: the database does not answer.
         """
+        self._check_open()
         decided = await self._decided(asker)
         require_access(self.operator, decided, asker, alias)
         self._check_prompt(messages)
@@ -98,6 +114,7 @@ class Gate:
         limits = limits_for(asker, self.operator, decided, person=person, whole_server=server)
         await self._check_day(limits)
         # Nothing is awaited from here on: whoever is let in is counted before anybody else is looked at.
+        self._check_open()
         now_s = self._now_s()
         scopes = tuple(scopes_of(asker))
         for limit in limits:
@@ -132,6 +149,11 @@ class Gate:
         scope = Scope(ScopeKind.SERVER, server_id)
         spent = (await self._spent([scope]))[scope]
         return sum(one.tokens for one in spent), sum(one.gpu_s for one in spent)
+
+    def _check_open(self) -> None:
+        if self.drained:
+            why = f" ({self._reason})" if self._reason else ""
+            raise Drained(f"The bot takes no new questions for now{why}. Please ask again later.")
 
     async def _decided(self, asker: Asker) -> ServerAccess:
         if asker.server_id is None:

@@ -113,6 +113,10 @@ class ModelCatalog(Mapping[str, ModelSpec]):
     def __len__(self) -> int:
         return len(self._specs)
 
+    def become(self, other: ModelCatalog) -> None:
+        """Offer what `other` offers from now on, to all who hold this one."""
+        self._specs, self.default = dict(other._specs), other.default
+
     def resolve(self, alias: str | None) -> ModelSpec:
         """The entry under `alias` (any case, spaces around it), or the default one for None.
 

@@ -62,4 +62,31 @@ class Unobserved:
         """Nothing."""
 
 
+class Several:
+    """Observers who look on together."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._all = observers
+
+    def happened(self, generation: Generation, event: Event) -> None:
+        """See `Observer.happened`."""
+        for one in self._all:
+            one.happened(generation, event)
+
+    def loaded(self, model: ModelSpec, took_s: float, ending: LoadEnding) -> None:
+        """See `Observer.loaded`."""
+        for one in self._all:
+            one.loaded(model, took_s, ending)
+
+    def sent(self, purpose: str, since_s: float) -> None:
+        """See `Observer.sent`."""
+        for one in self._all:
+            one.sent(purpose, since_s)
+
+    def failed(self, error: BaseException) -> None:
+        """See `Observer.failed`."""
+        for one in self._all:
+            one.failed(error)
+
+
 UNOBSERVED = Unobserved()

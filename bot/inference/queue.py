@@ -51,6 +51,7 @@ class InferenceQueue:
 
     Attributes:
         closing: whether it takes nobody new.
+        limit, queue_timeout_s, load_timeout_s, generation_timeout_s: as above; may be changed, for those who come.
     """
 
     def __init__(
@@ -68,10 +69,10 @@ class InferenceQueue:
     ) -> None:
         self._engine = engine
         self._slots = slots
-        self._limit = limit
-        self._queue_timeout_s = queue_timeout_s
-        self._load_timeout_s = load_timeout_s
-        self._generation_timeout_s = generation_timeout_s
+        self.limit = limit
+        self.queue_timeout_s = queue_timeout_s
+        self.load_timeout_s = load_timeout_s
+        self.generation_timeout_s = generation_timeout_s
         self._overtaking_limit = overtaking_limit
         self._waiting: list[Generation] = []
         self._running: dict[Generation, asyncio.Task[Finished]] = {}
@@ -147,13 +148,13 @@ class InferenceQueue:
         """
         if self.closing:
             raise ShuttingDown(_RESTARTING)
-        if len(self._running) + len(self._waiting) >= self._slots + self._limit:
-            waiting = f"{self._limit} are waiting already"
+        if len(self._running) + len(self._waiting) >= self._slots + self.limit:
+            waiting = f"{self.limit} are waiting already"
             raise QueueFull(f"Too many people are asking at once ({waiting}). Please try again in a minute.")
         generation = Generation(request, self._end, self._left, self._observer, self._estimates.clock())
         self._followed.add(generation)
         self._waiting.append(generation)
-        self._timers.set(generation, self._queue_timeout_s, self._queue_expired)
+        self._timers.set(generation, self.queue_timeout_s, self._queue_expired)
         self._advance()
         return generation
 
@@ -202,7 +203,7 @@ class InferenceQueue:
         ending: Finished | None = None
         try:
             async with aclosing(self._engine.generate(generation.request)) as events:
-                self._timers.set(generation, self._generation_timeout_s, self._generation_expired)
+                self._timers.set(generation, self.generation_timeout_s, self._generation_expired)
                 async for event in events:
                     if isinstance(event, Finished):
                         ending = event
@@ -250,20 +251,20 @@ class InferenceQueue:
             self._advance()
 
     def _queue_expired(self, generation: Generation) -> None:
-        self._end(generation, turn_missed(self._queue_timeout_s))
+        self._end(generation, turn_missed(self.queue_timeout_s))
 
     def _load_expired(self, generation: Generation) -> None:
-        self._end(generation, load_missed(generation.request.model, self._load_timeout_s))
+        self._end(generation, load_missed(generation.request.model, self.load_timeout_s))
 
     def _generation_expired(self, generation: Generation) -> None:
-        self._end(generation, end_missed(self._generation_timeout_s))
+        self._end(generation, end_missed(self.generation_timeout_s))
 
     def _restart_timer(self, generation: Generation, event: Event) -> None:
         """An engine that loads while it answers has the time of a load for that."""
         if isinstance(event, Loading) and event.fraction == 1.0:
-            self._timers.set(generation, self._generation_timeout_s, self._generation_expired)
+            self._timers.set(generation, self.generation_timeout_s, self._generation_expired)
         elif isinstance(event, Loading):
-            self._timers.set(generation, self._load_timeout_s, self._load_expired)
+            self._timers.set(generation, self.load_timeout_s, self._load_expired)
 
     def _loading(self, model: ModelSpec, event: Loading) -> None:
         """A model is further on its way: who waits for it hears that, and who is behind them what follows."""
@@ -276,7 +277,7 @@ class InferenceQueue:
             if generation.request.model == model:
                 if self._told.get(generation) != _LOADING:
                     self._told[generation] = _LOADING
-                    self._timers.set(generation, self._load_timeout_s, self._load_expired)
+                    self._timers.set(generation, self.load_timeout_s, self._load_expired)
                 generation.put(event)
 
     def _tell_all(self) -> None:
@@ -293,6 +294,6 @@ class InferenceQueue:
                     self._tell_loading(generation.request.model, progress)
             elif knows is None or knows.outdated_by(now):
                 if knows == _LOADING:  # its model is there: from now on it waits for its turn
-                    self._timers.set(generation, self._queue_timeout_s, self._queue_expired)
+                    self._timers.set(generation, self.queue_timeout_s, self._queue_expired)
                 self._told[generation] = now
                 generation.put(Queued(position, eta_s))

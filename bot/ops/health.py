@@ -33,16 +33,20 @@ class Health:
         self._discord = discord
         self._queue: InferenceQueue | None = None
         self._ping: Callable[[], Awaitable[None]] | None = None
+        self._drained: Callable[[], bool] = lambda: False
         self._holding = Holding()
 
-    def attach(self, queue: InferenceQueue, ping: Callable[[], Awaitable[None]]) -> None:
+    def attach(
+        self, queue: InferenceQueue, ping: Callable[[], Awaitable[None]], drained: Callable[[], bool]
+    ) -> None:
         """Everything is open.
 
         Args:
             queue: what answers.
             ping: returns when the database answers.
+            drained: whether operators let nobody in.
         """
-        self._queue, self._ping = queue, ping
+        self._queue, self._ping, self._drained = queue, ping, drained
 
     def life(self) -> dict[str, float | bool]:
         """How the event loop is; that somebody reads this at all says most."""
@@ -63,7 +67,7 @@ class Health:
             "database": await _why_silent(self._ping),
             "engine": self._why_stuck(self._queue),
             "queue": "The bot takes nothing new: it is being drained or stopped."
-            if self._queue.closing
+            if self._queue.closing or self._drained()
             else None,
         }
 

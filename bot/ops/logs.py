@@ -126,15 +126,25 @@ def configure_logging(
     handler.addFilter(Traced())
     made = JsonRedactor if form == "json" else Redactor
     handler.setFormatter(made(secrets=secrets, content=content))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    quiet = dict.fromkeys(_QUIET, logging.WARNING) if level != "DEBUG" else {} if content else _TELLING
-    for name in (*_QUIET, *_TELLING):
-        least = quiet.get(name)
-        logging.getLogger(name).setLevel(logging.NOTSET if least is None else max(least, root.level))
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level, content=content)
     if content:
         log.warning(
             "LOG_CONTENT IS ON: what people write to the bot, and what it answers, goes into this log. Tell them, keep "
             "the log from others, and switch it off when you are done."
         )
+
+
+def set_level(level: str, *, content: bool = False) -> None:
+    """Write everything from `level` on, and from libraries what may be written at that level.
+
+    Args:
+        level: the least that is written.
+        content: whether what people wrote may be in it.
+    """
+    root = logging.getLogger()
+    root.setLevel(level)
+    quiet = dict.fromkeys(_QUIET, logging.WARNING) if level != "DEBUG" else {} if content else _TELLING
+    for name in (*_QUIET, *_TELLING):
+        least = quiet.get(name)
+        logging.getLogger(name).setLevel(logging.NOTSET if least is None else max(least, root.level))

@@ -22,7 +22,7 @@ from bot.inference.generation import Generation
 from bot.inference.observer import LoadEnding
 
 _LIBRARIES = ("discord.py", "torch", "transformers", "bitsandbytes")
-_REFUSALS = (QueueFull, ShuttingDown, NotAllowed)  # the bot does as it was told: no errors
+REFUSALS = (QueueFull, ShuttingDown, NotAllowed)  # the bot does as it was told: no errors
 
 _WAITS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1_800)
 _ANSWERS_S = (0.5, 1, 2, 4, 8, 15, 30, 60, 120, 180, 300, 600)
@@ -118,10 +118,10 @@ class Metrics:
 
     def failed(self, error: BaseException) -> None:
         """See `Observer.failed`."""
-        if isinstance(error, _REFUSALS):
+        if isinstance(error, REFUSALS):
             self._refusals.labels(type(error).__name__).inc()
         else:
-            self._errors.labels("command", _kind(error)).inc()
+            self._errors.labels("command", kind_of(error)).inc()
 
     def _count_tokens(self, alias: str, before: Usage, now: Usage) -> None:
         """Those that are new since the event before: an answer that is cut off has had its tokens too."""
@@ -134,7 +134,7 @@ class Metrics:
         alias, now_s = generation.request.model.alias, self._clock()
         self._requests.labels(alias, generation.trace.command, finished.reason.value).inc()
         if finished.error is not None:
-            self._errors.labels("answer", _kind(finished.error)).inc()
+            self._errors.labels("answer", kind_of(finished.error)).inc()
         begun_s = now_s if generation.begun_s is None else generation.begun_s
         self._wait_s.labels(alias).observe(begun_s - generation.asked_s)
         if generation.begun_s is not None:
@@ -143,7 +143,7 @@ class Metrics:
             self._speed.labels(alias).observe(speed)
 
 
-def _kind(error: BaseException) -> str:
+def kind_of(error: BaseException) -> str:
     """The name of an error of ours, or of the library that it comes from: what libraries raise is no list we know."""
     if isinstance(error, BotError):
         return type(error).__name__

@@ -11,11 +11,8 @@ from aiohttp import web
 from discord.ext import commands
 from prometheus_client.exposition import choose_encoder
 
-from bot.inference.catalog import ModelSpec
-from bot.inference.engine import Event
-from bot.inference.generation import Generation
 from bot.inference.memory import MemoryReport
-from bot.inference.observer import LoadEnding, Observer
+from bot.inference.observer import Observer, Several
 from bot.inference.queue import InferenceQueue
 from bot.ops.content_log import ContentLog
 from bot.ops.discord_watch import DiscordWatch, latency_s
@@ -67,6 +64,7 @@ class Observation:
         memory: Callable[[], MemoryReport],
         ping: Callable[[], Awaitable[None]],
         bot: commands.Bot,
+        drained: Callable[[], bool] = lambda: False,
     ) -> None:
         """Everything is open, and the bot is about to log in.
 
@@ -75,9 +73,10 @@ class Observation:
             memory: the engine's report.
             ping: returns when the database answers.
             bot: the bot.
+            drained: whether operators let nobody in.
         """
         self._queue, self._memory, self._bot = queue, memory, bot
-        self.health.attach(queue, ping)
+        self.health.attach(queue, ping, drained)
         self.discord.attach(bot)
 
     async def metrics_page(self, request: web.Request) -> web.Response:
@@ -143,30 +142,3 @@ async def open_observation(
                 open_endpoint(settings.metrics_host, settings.metrics_port, pages)
             )
         yield observation
-
-
-class Several:
-    """Observers who look on together."""
-
-    def __init__(self, *observers: Observer) -> None:
-        self._all = observers
-
-    def happened(self, generation: Generation, event: Event) -> None:
-        """See `Observer.happened`."""
-        for one in self._all:
-            one.happened(generation, event)
-
-    def loaded(self, model: ModelSpec, took_s: float, ending: LoadEnding) -> None:
-        """See `Observer.loaded`."""
-        for one in self._all:
-            one.loaded(model, took_s, ending)
-
-    def sent(self, purpose: str, since_s: float) -> None:
-        """See `Observer.sent`."""
-        for one in self._all:
-            one.sent(purpose, since_s)
-
-    def failed(self, error: BaseException) -> None:
-        """See `Observer.failed`."""
-        for one in self._all:
-            one.failed(error)

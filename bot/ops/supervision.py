@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -111,6 +111,18 @@ class Supervision:
         self.say("logging in to Discord")
         if self._notifier.is_heard:
             self._logging_in = asyncio.create_task(wait())
+
+    @contextmanager
+    def reloading(self) -> Iterator[None]:
+        """Settings are read again while the block runs."""
+        if self._look is None:  # before it is ready, nobody waits for a reload
+            yield
+            return
+        self._notifier.reloading()
+        try:
+            yield
+        finally:
+            self._notifier.ready()
 
     def stopping(self, work: Work, *, grace_s: float) -> None:
         """The bot takes nothing new, and ends when what runs has, within `grace_s` and a margin for closing."""

@@ -169,7 +169,7 @@ class InteractionSurface:
         self.acknowledged_in: Bucket | None = Bucket.of_acknowledgement(interaction.id)
         self._interaction = interaction
         ends_at_s = asyncio.get_running_loop().time() + TOKEN_LIFE_S - _MARGIN_S
-        self._channel = _own_channel(interaction)
+        self._channel = own_channel(interaction)
         self._hands_over_at_s = ends_at_s
         self.ends_at_s = ends_at_s if self._channel is None else None
 
@@ -231,7 +231,7 @@ class InteractionSurface:
                 self.message_ids.append(sent.id)
 
 
-def _own_channel(interaction: discord.Interaction[Any]) -> discord.PartialMessageable | None:
+def own_channel(interaction: discord.Interaction[Any]) -> discord.PartialMessageable | None:
     """The channel, if the bot may show things there with its own token too."""
     if interaction.channel_id is None or interaction.context.private_channel:
         return None

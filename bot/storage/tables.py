@@ -113,3 +113,11 @@ usage_spans = Table(
     Column("gpu_s", Float, nullable=False),
     Index("usage_by_age", "span_s"),
 )
+
+# Where the operators' panel stands: one row at most.
+panels = Table(
+    "panels",
+    metadata,
+    Column("message_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("channel_id", BigInteger, nullable=False),
+)

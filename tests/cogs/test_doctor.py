@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import discord
 import pytest
-from simcord.actors import MemberActor
 
 from bot.errors import HubUnreachable
 from bot.inference.accelerator import Accelerator
@@ -17,6 +15,7 @@ from bot.ops import machine_checks
 from bot.ops.consultation import pages_of
 from bot.ops.findings import Finding, Verdict
 from bot.ops.hub_checks import HubChecks
+from tests.cogs.operator import administrator
 from tests.world import World, labels, open_world
 
 CPU = Accelerator(DeviceReading("CPU", False, 10**10, 10**10, 0), "2.13.0", None, "0.50.2", nf4_error=0.1)
@@ -38,16 +37,6 @@ def nobody_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _nothing_here(*_: object) -> Any:
     raise HubUnreachable("no")
-
-
-def administrator(world: World, *, operates: bool) -> MemberActor:
-    """Somebody who sees the command; whether the bot is theirs too."""
-    guild = world.channel.guild
-    assert guild is not None
-    role = guild.create_role("admins", permissions=discord.Permissions(administrator=True))
-    somebody = guild.add_member(world.env.create_user("admin"), roles=[role])
-    world.bot.services.operators._ids = frozenset({somebody.id if operates else world.alice.id})
-    return somebody
 
 
 async def shown(world: World, result: Any) -> str:
@@ -97,7 +86,7 @@ async def test_many_models_are_pages_that_only_the_operator_turns(tmp_path: Path
 
 async def test_in_a_direct_message_no_server_is_looked_at(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
-        world.bot.services.operators._ids = frozenset({world.alice.id})
+        world.bot.services.operators.name([world.alice.id])
         said = await shown(world, await world.alice.user.slash("doctor"))
     assert "**token**" in said
     assert "**server**" not in said

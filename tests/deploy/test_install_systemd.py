@@ -183,6 +183,19 @@ def test_told_to_stop_it_leaves_in_good_order(running: Installed) -> None:
     assert running.machine.shown("punchline", "ActiveState") == "inactive"
 
 
+def test_a_setting_is_changed_by_a_reload_and_the_process_stays(running: Installed) -> None:
+    file, before = "/etc/punchline/punchline.env", running.pid()
+    running.machine.sh(f"cp -p {file} /root/kept && echo MAX_NEW_TOKENS=99 >> {file}")
+    try:
+        running.machine.sh("systemctl reload punchline")
+        running.until(lambda: "Changed: MAX_NEW_TOKENS" in running.log(), 20)
+        running.until(lambda: running.state() == "active", 20)
+        assert running.pid() == before
+    finally:
+        running.machine.sh(f"cp -p /root/kept {file}")
+        running.machine.sh("systemctl reload punchline")
+
+
 def test_a_fault_in_the_settings_is_said_and_not_tried_again(running: Installed) -> None:
     file = "/etc/punchline/punchline.env"
     running.machine.sh(f"cp -p {file} /root/kept && echo QUEUE_LIMIT=many >> {file}")
@@ -214,7 +227,7 @@ def test_upgrading_and_uninstalling_as_the_page_says(tmp_path: Path) -> None:
             follow(one.machine, block)
         assert one.state() == "active"
         assert one.pid() != before
-        assert one.machine.sh("ls /var/lib/punchline.before/punchline.sqlite3")
+        assert one.machine.sh("ls /var/lib/punchline/before.sqlite3")
         for block in blocks(PAGE, "Uninstall"):
             follow(one.machine, block)
         one.machine.sh("rm -r /etc/systemd/system/punchline.service.d")  # this test's own

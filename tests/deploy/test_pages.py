@@ -38,7 +38,7 @@ def test_every_file_a_page_names_exists(page: str) -> None:
 def test_every_command_of_the_bot_a_page_names_exists(page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     named = set(
-        re.findall(r"(?:^|`|--rm )punchline ((?:check|pull|run|backup|restore)[ \w]*)", text, re.MULTILINE)
+        re.findall(r"(?:^|`|--rm )punchline ((?:check|pull|run|backup|restore)[ \w./-]*)", text, re.MULTILINE)
     )
     assert named
     for command in named:

@@ -110,6 +110,25 @@ def test_it_is_ready_after_the_login_beats_and_leaves_in_good_order(tmp_path: Pa
     assert TOKEN not in log
 
 
+def test_told_to_reload_it_reads_its_settings_and_says_when_that_is_done(tmp_path: Path) -> None:
+    with discord_standin.running(0.01), started(tmp_path) as service:
+        service.told("READY=1")
+        with (tmp_path / "punchline.env").open("a") as settings:
+            settings.write("MAX_NEW_TOKENS=9\n")
+        service.process.send_signal(signal.SIGHUP)
+        assert "RELOADING=1" in service.told("READY=1")
+        with (tmp_path / "punchline.env").open("a") as settings:
+            settings.write("QUEUE_LIMIT=many\n")
+        service.process.send_signal(signal.SIGHUP)
+        service.told("RELOADING=1")
+        service.told("READY=1")
+        service.process.send_signal(signal.SIGTERM)
+        _, log = service.process.communicate(timeout=30)
+        assert service.process.returncode == 0, log
+    assert "reloaded: Reloaded. Changed: MAX_NEW_TOKENS." in log
+    assert "nothing was reloaded: QUEUE_LIMIT is malformed" in log
+
+
 def test_an_abstract_socket_is_told_too(tmp_path: Path) -> None:
     with discord_standin.running(0.01), started(tmp_path, abstract=True) as service:
         service.told("READY=1")

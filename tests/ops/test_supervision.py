@@ -152,6 +152,20 @@ async def test_leaving_is_said_with_the_time_it_may_take_and_beats_go_on_meanwhi
         assert "READY=1" not in told
 
 
+async def test_a_reload_is_said_once_the_bot_is_ready_and_not_before(manager: Manager) -> None:
+    gateway = Gateway()
+    async with InferenceQueue(ScriptedEngine()) as queue, Supervision(manager.notifier()) as supervision:
+        supervision.serving(gateway, queue)
+        with supervision.reloading():
+            pass
+        gateway.opened.set()
+        told = await manager.hears("READY=1")
+        assert "RELOADING=1" not in told
+        with supervision.reloading():
+            await manager.hears("RELOADING=1")
+        assert "READY=1" in await manager.hears("READY=1")
+
+
 async def test_why_it_could_not_start_is_the_last_thing_said(manager: Manager) -> None:
     with pytest.raises(BotError):
         async with Supervision(manager.notifier()):

@@ -30,6 +30,7 @@ TABLES = {
     "replies",
     "reply_messages",
     "servers_off",
+    "panels",
     "usage_spans",
 }
 
@@ -295,6 +296,7 @@ def test_migrations_are_shipped_with_the_package() -> None:
         "0001_model_choices",
         "0002_replies",
         "0003_access",
+        "0004_panels",
     ]
 
 
