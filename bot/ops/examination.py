@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
+from bot.configured import read_access
 from bot.errors import CatalogError
 from bot.inference.catalog import ModelCatalog
 from bot.inference.loader import ModelLoader
@@ -82,7 +83,7 @@ class Examination:
             except CatalogError as error:
                 checks += [_catalog_check(error), *accelerator.checks()]
             else:
-                checks.append(_catalog_check(catalog))
+                checks += [_catalog_check(catalog), _access_check(self._settings, catalog)]
                 fitting = Fitting(
                     self._settings, catalog, self._loader, asks_hub=not offline, room=self._room
                 )
@@ -100,3 +101,13 @@ def _catalog_check(read: ModelCatalog | CatalogError) -> Check:
         return f"{len(read)} models; {read.default} answers by default"
 
     return Check("catalogue", "catalogue", told)
+
+
+def _access_check(settings: Settings, catalog: ModelCatalog) -> Check:
+    async def told() -> str:
+        if settings.access_file is None:
+            return "no file of yours: everybody may ask, within the limits"
+        read_access(settings, catalog)
+        return f"{settings.access_file} can be used"
+
+    return Check("access_file", "ACCESS_FILE", told)

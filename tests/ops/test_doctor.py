@@ -105,7 +105,7 @@ def test_a_machine_that_is_ready_is_all_ok_but_for_the_hub(
     hub = ["hub", *(f"Hub: {alias}"[:12] for alias in REMOTE)]
     assert subjects == [
         *("token", "intents", "invite", "server", "clock", "settings", "CACHE_DIR", "DATA_DIR", "HF_HOME"),
-        *("database", "catalogue", *hub, "device", "bitsandbytes", *load_catalog()),
+        *("database", "catalogue", "ACCESS_FILE", *hub, "device", "bitsandbytes", *load_catalog()),
     ]
     verdicts = {line.split()[0] for line, subject in zip(lines, subjects, strict=True) if subject not in hub}
     assert verdicts == {"ok"}
@@ -116,7 +116,7 @@ def test_the_ids_are_those_that_scripts_know(tmp_path: Path, run: Run) -> None:
     report = run(settings_of(tmp_path), server_id=SERVER_ID)
     assert report.ids == [
         *("token", "intents", "invite", "server", "clock", "settings.file"),
-        *("disk.cache", "disk.data", "disk.hub", "database", "catalogue", "hub"),
+        *("disk.cache", "disk.data", "disk.hub", "database", "catalogue", "access_file", "hub"),
         *(f"access.{alias}" for alias in REMOTE),
         *("gpu", "quantization", *(f"model.{alias}" for alias in load_catalog())),
     ]
@@ -295,6 +295,18 @@ def test_a_fault_in_the_catalogue_fails_with_its_line_and_the_rest_is_still_told
     assert f"{own}, line 2: " in report.text("catalogue")
     assert report.ids[-2:] == ["gpu", "quantization"]
     assert report.verdict("token") == "ok"
+
+
+def test_a_fault_in_the_file_of_who_may_ask_fails_with_what_is_wrong(tmp_path: Path, run: Run) -> None:
+    own = tmp_path / "access.toml"
+    own.write_text("[deny]\npeople = [7]\n")
+    report = run(settings_of(tmp_path, access_file=own))
+    assert (report.code, report.verdict("access_file")) == (0, "ok")
+    assert "can be used" in report.text("access_file")
+    own.write_text("[deny]\nfriends = [7]\n")
+    report = run(settings_of(tmp_path, access_file=own))
+    assert (report.code, report.verdict("access_file")) == (1, "failed")
+    assert "'deny.friends' is wrong" in report.text("access_file")
 
 
 def test_a_default_that_does_not_exist_fails(tmp_path: Path, run: Run) -> None:
