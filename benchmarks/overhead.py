@@ -30,7 +30,8 @@ from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.threads import in_own_thread
 from bot.ops.heartbeat import Heartbeat
-from bot.replies.live import Keep, LiveReply, nobody_keeps
+from bot.replies.keep import NOTHING, Keep
+from bot.replies.live import LiveReply
 from bot.services import Services
 from bot.settings import NO_LIMITS, load_settings
 
@@ -42,7 +43,7 @@ class MeasuredReply(LiveReply):
 
     ended: asyncio.Queue[Finished] = asyncio.Queue()
 
-    async def follow(self, generation: Generation, keep: Keep = nobody_keeps) -> Finished:
+    async def follow(self, generation: Generation, keep: Keep = NOTHING) -> Finished:
         """Follow as usual."""
         finished = await super().follow(generation, keep)
         self.ended.put_nowait(finished)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import discord
@@ -113,15 +112,17 @@ class Answers:
         """Show a generation, and keep how it ended. Inside of its block: whoever stops the bot waits for those who have
         not left it."""
         reply = self._live_reply(surface, generation.id, Shown.going_on(said))
+        keeping = self._archive.keeping(generation, origin)
         self._live[generation.id] = UnderWay(reply, origin, generation)
         try:
-            finished = await reply.follow(generation, partial(self._archive.begun, generation, origin))
+            finished = await reply.follow(generation, keeping)
         finally:
             del self._live[generation.id]
             generation.cancel()  # whatever went wrong, it is over and has its numbers
             await self._gate.record(admission)
         _log_end(generation, finished)
-        await self._archive.ended(generation, finished, reply.shown.text)
+        await keeping.over(finished, reply.shown.text, end_shown=reply.end_shown)
+        await self._archive.forget_old()
         return finished
 
     def live(self, reply_id: str) -> UnderWay | None:

@@ -43,11 +43,12 @@ from bot.ops.tally import Tally
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
 from bot.replies.inspection import Inspections
-from bot.replies.live import LiveReply, Wait, just_wait
+from bot.replies.live import LiveReply
 from bot.replies.shown import Shown
 from bot.replies.surface import Surface
 from bot.replies.traffic import Traffic
 from bot.replies.typing import TypingSigns
+from bot.replies.wait import Wait, just_wait
 from bot.services import Services
 from bot.settings import Settings
 from bot.storage.access import AccessRules

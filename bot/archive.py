@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
 
 import discord
 
@@ -49,6 +48,56 @@ class Origin:
         return cls(message.author.id, message.channel.id, server_id)
 
 
+class Keeping:
+    """Keeps one reply while it is given; a `Keep`.
+
+    What the database does not take is remembered and written later; see `Unwritten`.
+    """
+
+    def __init__(
+        self, replies: Replies, unwritten: Unwritten, generation: Generation, origin: Origin
+    ) -> None:
+        request = generation.request
+        self._replies = replies
+        self._unwritten = unwritten
+        self._is_written = False  # as one that is under way, with all its messages
+        self._kept = KeptReply(
+            id=generation.id,
+            **asdict(origin),
+            alias=request.model.alias,
+            request={
+                "model": request.model.place,
+                "revision": request.model.revision,
+                "quantization": request.model.quantization,
+                "sampling": request.params.model_dump(),
+                "messages": [{"role": str(one.role), "content": one.content} for one in request.messages],
+            },
+        )
+
+    async def begun(self, message_ids: Sequence[int]) -> None:
+        """See `Keep.begun`."""
+        self._kept = replace(self._kept, message_ids=tuple(message_ids))
+        self._is_written = False
+        try:
+            await in_time(self._replies.put(self._kept), PATIENCE_S)
+            self._is_written = True
+        except StorageError as error:
+            log.warning("reply %s is not kept yet: %s", self._kept.id, error)
+
+    async def ended(self, finished: Finished, text: str) -> None:
+        """See `Keep.ended`."""
+        reason, numbers = finished.reason.value, asdict(finished.usage)
+        self._kept = replace(self._kept, answer=text, reason=reason, numbers=numbers)
+        self._is_written = await self._unwritten.write(self._kept, is_begun=self._is_written)
+
+    async def over(self, finished: Finished, text: str, *, end_shown: bool) -> None:
+        """Nothing more is shown of it. One whose end is not shown is found at the next start."""
+        if not self._kept.message_ids and self._kept.reason is None:
+            return  # nobody saw anything of it
+        self._kept = replace(self._kept, end_shown=end_shown)
+        await self.ended(finished, text)
+
+
 class Archive:
     """Keeps replies.
 
@@ -62,42 +111,13 @@ class Archive:
         self._kept_days = kept_days
         self._forgets_at_s = 0.0
         self._unwritten = Unwritten(replies)
-        self._live: WeakKeyDictionary[Generation, KeptReply] = WeakKeyDictionary()  # under way
-        self._written: WeakKeyDictionary[Generation, KeptReply] = (
-            WeakKeyDictionary()
-        )  # those of them that are kept
 
-    async def begun(self, generation: Generation, origin: Origin, message_ids: Sequence[int]) -> None:
-        """A reply is seen, in these messages so far."""
-        request = generation.request
-        kept = KeptReply(
-            id=generation.id,
-            **asdict(origin),
-            alias=request.model.alias,
-            request={
-                "model": request.model.place,
-                "revision": request.model.revision,
-                "quantization": request.model.quantization,
-                "sampling": request.params.model_dump(),
-                "messages": [{"role": str(one.role), "content": one.content} for one in request.messages],
-            },
-            message_ids=tuple(message_ids),
-        )
-        self._live[generation] = kept
-        self._written.pop(generation, None)
-        try:
-            await in_time(self._replies.put(kept), PATIENCE_S)
-            self._written[generation] = kept
-        except StorageError as error:
-            log.warning("reply %s is not kept yet: %s", kept.id, error)
+    def keeping(self, generation: Generation, origin: Origin) -> Keeping:
+        """What keeps a reply that is about to be given."""
+        return Keeping(self._replies, self._unwritten, generation, origin)
 
-    async def ended(self, generation: Generation, finished: Finished, text: str) -> None:
-        """How a reply ended, and all that the model wrote."""
-        if (begun := self._live.pop(generation, None)) is None:
-            return  # nobody saw anything of it
-        numbers = asdict(finished.usage)
-        ended = replace(begun, answer=text, reason=finished.reason.value, numbers=numbers)
-        await self._unwritten.write(ended, is_begun=self._written.pop(generation, None) is begun)
+    async def forget_old(self) -> None:
+        """Forget replies that are too old, if that was not done a short while ago."""
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._forgets_at_s:
             self._forgets_at_s = now_s + _FORGETTING_S
@@ -121,17 +141,29 @@ class Archive:
         return waiting or await _if_possible(self._replies.of_message(message_id))
 
     async def unfinished(self) -> list[KeptReply]:
-        """Right after a start: the replies that a crash left behind."""
+        """Right after a start: the replies that a crash left behind, those among them that had ended unseen."""
         return await _if_possible(self._replies.unfinished()) or []
 
-    async def interrupted(self, kept: KeptReply) -> None:
-        """A crash was the end of a reply."""
-        await _if_possible(self._replies.end(kept.id, INTERRUPTED, kept.answer, kept.numbers))
+    async def interrupted(self, kept: KeptReply) -> KeptReply:
+        """A crash was the end of such a reply; people do not know yet."""
+        ended = replace(kept, reason=INTERRUPTED)
+        await _if_possible(self._replies.end(ended))
+        return ended
+
+    async def told(self, kept: KeptReply) -> None:
+        """People see now how such a reply ended."""
+        await _if_possible(self._replies.end(replace(kept, end_shown=True)))
 
 
 def messages_of(kept: KeptReply) -> list[ChatMessage]:
     """What the model was given to read."""
     return [ChatMessage(Role(one["role"]), one["content"]) for one in kept.request["messages"]]
+
+
+def said_before(kept: KeptReply) -> str:
+    """The words of the model's own that it went on from, if it did."""
+    last = messages_of(kept)[-1]
+    return last.content if last.role is Role.ASSISTANT else ""
 
 
 def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:

@@ -1,4 +1,4 @@
-"""Replies that a crash left behind: found at the start, and marked, so that nobody waits for them."""
+"""Replies that a crash left behind: found at the start, and brought to their end, so that nobody waits for them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import discord
 
-from bot.archive import Archive
-from bot.replies.buttons import Press, view_of
+from bot.archive import Archive, said_before
+from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
+from bot.replies.buttons import Press, buttons_at_end, view_of
 from bot.replies.live import is_gone
+from bot.replies.shown import Shown
 from bot.replies.status import interrupted_text
 from bot.replies.surface import TROUBLE, ChannelSurface
-from bot.storage.replies import KeptReply
+from bot.storage.replies import INTERRUPTED, KeptReply
 
 log = logging.getLogger(__name__)
 
@@ -22,31 +24,37 @@ _PAUSE_S = 10.0
 
 
 async def mark_interrupted(client: discord.Client, archive: Archive, left: Sequence[KeptReply]) -> None:
-    """Write under each of these replies that it was interrupted, with a button to try again.
+    """Show how each of these replies ended: the whole answer, if it was kept before the crash and not shown; else that
+    it was interrupted, with a button to try again.
 
     One after the other: discord.py waits where a channel takes no more. A reply that is gone, or that the bot can
-    only reach by a token that it does not have any more, is just not waited for.
+    only reach by a token that it does not have any more, is just not waited for; one that Discord does not take now is
+    tried again at the next start.
     """
     marked = 0
-    for kept in left:
-        marked += await _mark(client, kept)
-        await archive.interrupted(kept)
+    for unended in left:
+        kept = await archive.interrupted(unended) if unended.reason is None else unended
+        done = await _mark(client, kept)
+        marked += done is True
+        if done is not None:
+            await archive.told(kept)
     if left:
         log.info(
             "%d replies were interrupted by the last end of the bot, %d of them marked", len(left), marked
         )
 
 
-async def _mark(client: discord.Client, kept: KeptReply) -> bool:
+async def _mark(client: discord.Client, kept: KeptReply) -> bool | None:
+    """Whether it could be shown; None if that is not to be said now."""
     if not kept.message_ids:
         return False
     channel = client.get_partial_messageable(kept.channel_id, guild_id=kept.server_id)
     surface = ChannelSurface(channel, message_ids=kept.message_ids)
-    last = len(kept.message_ids) - 1
     for attempt in range(_ATTEMPTS):
         try:
-            message = await surface.read(last)
-            await surface.show(last, interrupted_text(message, kept.alias), view_of((Press.RETRY,), kept.id))
+            await (
+                _show_interrupted(surface, kept) if kept.reason == INTERRUPTED else _show_end(surface, kept)
+            )
             return True
         except TROUBLE as error:
             if isinstance(error, discord.HTTPException) and is_gone(error):
@@ -55,4 +63,26 @@ async def _mark(client: discord.Client, kept: KeptReply) -> bool:
             log.warning("reply %s could not be marked (%s)", kept.id, type(error).__name__)
         if attempt < _ATTEMPTS - 1:
             await asyncio.sleep(_PAUSE_S)
-    return False
+    return None
+
+
+async def _show_interrupted(surface: ChannelSurface, kept: KeptReply) -> None:
+    """The words that stand there stay."""
+    last = len(kept.message_ids) - 1
+    message = await surface.read(last)
+    await surface.show(last, interrupted_text(message, kept.alias), view_of((Press.RETRY,), kept.id))
+
+
+async def _show_end(surface: ChannelSurface, kept: KeptReply) -> None:
+    """The whole answer, as the reply would have shown it; who stopped it, or what failed, is not kept."""
+    usage = Usage(**kept.numbers)
+    finished = Finished(FinishReason(str(kept.reason)), usage)
+    shown = Shown.going_on(said_before(kept))
+    shown.apply(TextDelta(kept.answer, usage))
+    shown.apply(finished)
+    contents = shown.end(finished, kept.alias, reference=kept.id)
+    buttons = buttons_at_end(finished, thought=bool(shown.thoughts.strip()))
+    last = len(contents.pages) - 1
+    for number, content in enumerate(contents.pages):
+        view = view_of(buttons, kept.id) if number == last else None
+        await surface.show(number, content, view, contents.file if number == last else None)

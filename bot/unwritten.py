@@ -27,8 +27,8 @@ class Unwritten:
         self._replies = replies
         self._waiting: dict[str, KeptReply] = {}
 
-    async def write(self, ended: KeptReply, *, is_begun: bool) -> None:
-        """Write a reply, and some of those that wait; or remember it.
+    async def write(self, ended: KeptReply, *, is_begun: bool) -> bool:
+        """Write a reply, and some of those that wait; or remember it. Whether it is written.
 
         Args:
             ended: the reply.
@@ -38,16 +38,23 @@ class Unwritten:
         self._waiting[ended.id] = ended
         try:
             for kept in (ended, *others):
-                if kept is not ended or not is_begun:
-                    await in_time(self._replies.put(replace(kept, answer="", reason=None)), PATIENCE_S)
-                await in_time(
-                    self._replies.end(kept.id, kept.reason or "", kept.answer, kept.numbers), PATIENCE_S
-                )
-                self._waiting.pop(kept.id, None)
+                if self._waits(kept) and (kept is not ended or not is_begun):
+                    begun = replace(kept, answer="", reason=None, end_shown=False)
+                    await in_time(self._replies.put(begun), PATIENCE_S)
+                # Looked at again: who brought it may have written something newer of it meanwhile.
+                if self._waits(kept):
+                    await in_time(self._replies.end(kept), PATIENCE_S)
+                if self._waits(kept):
+                    del self._waiting[kept.id]
         except StorageError as error:
             log.warning("%d replies are not kept yet: %s", len(self._waiting), error)
         while len(self._waiting) > _REMEMBERED:
             del self._waiting[next(iter(self._waiting))]
+        return ended.id not in self._waiting
+
+    def _waits(self, kept: KeptReply) -> bool:
+        """Whether this is the newest of the reply, and not written."""
+        return self._waiting.get(kept.id) is kept
 
     def find(self, reply_id: str) -> KeptReply | None:
         """The reply of this id, if it waits."""

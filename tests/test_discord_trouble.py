@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -14,11 +15,13 @@ from pathlib import Path
 import discord
 import pytest
 
+from bot import interruptions
 from bot.app import open_services
 from bot.bench import discord_payloads, discord_standin
 from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
 from bot.replies import surface
+from bot.replies.status import interrupted_text
 from bot.settings import load_settings
 
 
@@ -112,10 +115,14 @@ from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
 from bot.settings import load_settings
 
+async def told():
+    while not (Path(sys.argv[2]) / "go on").exists():
+        await asyncio.sleep(0.02)
+
 async def main(base, folder):
     discord.http.Route.BASE = base
     settings = load_settings(None, data_dir=folder, cache_dir=folder)
-    engine = ScriptedEngine(script=("Once upon", asyncio.Event().wait))
+    engine = ScriptedEngine(script=("Once upon", told, " a time."))
     async with open_services(settings, engine) as services:
         bot = PunchlineBot(services=services, data_dir=folder)
         await bot.login("a.b.c")
@@ -126,16 +133,62 @@ asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
 """
 
 
+@asynccontextmanager
+async def killed(discord_side: discord_standin.StandIn, folder: Path) -> AsyncIterator[None]:
+    """A bot that has shown "Once upon" and is killed at the end of the block."""
+    crashing = subprocess.Popen([sys.executable, "-c", CRASHES, discord.http.Route.BASE, str(folder)])
+    try:
+        await shown(discord_side, "Once upon")
+        yield
+    finally:
+        crashing.send_signal(signal.SIGKILL)
+    assert crashing.wait(10) == -signal.SIGKILL
+
+
+def kept_reasons(folder: Path) -> list[str | None]:
+    with contextlib.closing(sqlite3.connect(folder / "punchline.sqlite3")) as connection:
+        return [row[0] for row in connection.execute("SELECT reason FROM replies")]
+
+
+async def test_an_answer_that_ended_right_before_the_bot_was_killed_is_shown_whole_by_its_next_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with discord_standin.running(0.01) as discord_side:
+        async with killed(discord_side, tmp_path):
+            discord_side.hang()
+            (tmp_path / "go on").touch()
+            await until(lambda: kept_reasons(tmp_path) == ["stop"])
+    caplog.set_level("INFO")
+    with discord_standin.running(0.01) as discord_side:
+        async with connected(ScriptedEngine(), tmp_path) as bot:
+            assert (await shown(discord_side, "tokens/s")).startswith("Once upon a time.\n-# smol · ")
+            await until(lambda: bot._marking is not None and bot._marking.done())
+            assert await bot.services.archive.unfinished() == []
+    assert kept_reasons(tmp_path) == ["stop"]
+
+
+async def test_a_reply_that_cannot_be_marked_now_is_marked_by_a_later_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(surface, "CALL_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(interruptions, "_PAUSE_S", 0.0)
+    with discord_standin.running(0.01) as discord_side:
+        async with killed(discord_side, tmp_path):
+            pass
+        discord_side.hang()
+        async with connected(ScriptedEngine(), tmp_path) as bot:
+            await until(lambda: bot._marking is not None and bot._marking.done())
+            assert len(await bot.services.archive.unfinished()) == 1
+
+
 async def test_a_reply_that_the_bot_was_killed_in_is_marked_by_its_next_start(tmp_path: Path) -> None:
     with discord_standin.running(0.01) as discord_side:
-        crashing = subprocess.Popen([sys.executable, "-c", CRASHES, discord.http.Route.BASE, str(tmp_path)])
-        try:
-            await shown(discord_side, "Once upon")
-        finally:
-            crashing.send_signal(signal.SIGKILL)
-        assert crashing.wait(10) == -signal.SIGKILL
+        async with killed(discord_side, tmp_path):
+            pass
         async with connected(ScriptedEngine(), tmp_path) as bot:
             marked = await shown(discord_side, "interrupted")
             assert marked == "Once upon\n-# ⚡ interrupted by a restart · smol"
+            # Killed right after this, and before the note of it, the next start finds it as it stands.
+            assert interrupted_text(marked, "smol") == marked
             await until(lambda: bot._marking is not None and bot._marking.done())
             assert await bot.services.archive.unfinished() == []

@@ -24,7 +24,8 @@ from bot.client import PunchlineBot
 from bot.inference.engine import Engine, Finished
 from bot.inference.generation import Generation
 from bot.inference.observer import UNOBSERVED, Observer
-from bot.replies.live import Keep, LiveReply, nobody_keeps
+from bot.replies.keep import NOTHING, Keep
+from bot.replies.live import LiveReply
 from bot.settings import Settings
 
 
@@ -77,7 +78,7 @@ async def open_world(
         return opened[0].env.external_wait(awaitable, reason=reason)
 
     class WatchedReply(LiveReply):
-        async def follow(self, generation: Generation, keep: Keep = nobody_keeps) -> Finished:
+        async def follow(self, generation: Generation, keep: Keep = NOTHING) -> Finished:
             opened[0].begun += 1
             finished = await super().follow(generation, keep)
             opened[0].endings.append(finished)

@@ -18,8 +18,8 @@ from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, worst
 from bot.ops.fitting import Room
 from bot.ops.quotes import without_secrets
-from bot.replies.live import Wait, just_wait
 from bot.replies.model_list import PagesView
+from bot.replies.wait import Wait, just_wait
 
 PATIENCE_S = 180.0  # the models are looked at one after the other, and the Hub may be slow
 _CALL_TIMEOUT_S = 10.0

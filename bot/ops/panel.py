@@ -11,10 +11,11 @@ import discord
 
 from bot.errors import StorageError, UsageError
 from bot.ops.panel_card import Glance, PanelCard
-from bot.replies.live import Wait, is_gone, just_wait
+from bot.replies.live import is_gone
 from bot.replies.panel_buttons import panel_view
 from bot.replies.surface import CALL_TIMEOUT_S, TROUBLE, own_channel
 from bot.replies.traffic import Bucket, Claim, Traffic, Worth
+from bot.replies.wait import Wait, just_wait
 from bot.storage.database import in_time
 from bot.storage.panels import PanelPlace, Panels
 

@@ -16,8 +16,8 @@ from bot.inference.memory import MemoryReport, gigabytes
 from bot.inference.queue import InferenceQueue
 from bot.ops.readings import DeviceLook
 from bot.ops.tally import Tally
-from bot.replies.live import Wait, just_wait
 from bot.replies.status import spoken_eta
+from bot.replies.wait import Wait, just_wait
 
 _WELL, _DRAINED, _GONE = 0x5FBF8F, 0xE0B040, 0x808080
 _RESIDENTS_SHOWN = 5

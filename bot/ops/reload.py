@@ -21,7 +21,7 @@ from bot.inference.queue import InferenceQueue
 from bot.inference.threads import in_own_thread
 from bot.operators import Operators
 from bot.ops.logs import set_level
-from bot.replies.live import Wait, just_wait
+from bot.replies.wait import Wait, just_wait
 from bot.settings import NO_LIMITS, Settings, load_settings
 
 log = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from bot.errors import InspectionTimeout
 from bot.inference.device import DeviceReading, read_device
 from bot.inference.memory import MemoryReport, Resident, gigabytes
 from bot.inference.threads import in_own_thread
-from bot.replies.live import Wait, just_wait
 from bot.replies.surface import acknowledge, show_card
+from bot.replies.wait import Wait, just_wait
 
 PATIENCE_S = 20.0
 _COLOUR = 0x5FBF8F

@@ -16,8 +16,8 @@ from bot.inference.inspector import Inspection, Inspector
 from bot.inference.memory import MemoryReport, gigabytes
 from bot.inference.threads import in_own_thread
 from bot.replies.anatomy_plot import draw_anatomy, short_bytes, short_count
-from bot.replies.live import Wait, just_wait
 from bot.replies.surface import acknowledge, show_card
+from bot.replies.wait import Wait, just_wait
 
 PATIENCE_S = 60.0  # the Hub may be slow, and the first look imports transformers
 PICTURE = "anatomy.png"

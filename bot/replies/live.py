@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import discord
 
@@ -21,9 +20,11 @@ from bot.errors import GenerationTimeout
 from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
 from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
+from bot.replies.keep import NOTHING, Keep
 from bot.replies.shown import Shown
 from bot.replies.surface import TROUBLE, Surface
 from bot.replies.traffic import Claim, Traffic, Worth
+from bot.replies.wait import Wait, just_wait
 
 log = logging.getLogger(__name__)
 
@@ -31,27 +32,6 @@ _TICK_S = 10.0  # how often a wait that gets shorter is shown anew
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
 _GONE = (50083, 50027)  # an archived thread, a dead token: neither 403 nor 404
 _OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
-
-
-class Wait(Protocol):
-    """How to await what does not come from Discord. A simulated Discord, whose clock stands still, needs to
-    be told of such waits; the real one does not."""
-
-    def __call__(self, awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
-        """`awaitable`, announced."""
-        ...
-
-
-def just_wait(awaitable: Awaitable[Any], *, reason: str) -> Awaitable[Any]:
-    """How to wait in the real Discord."""
-    return awaitable
-
-
-async def nobody_keeps(message_ids: list[int]) -> None:
-    """Keep nothing."""
-
-
-Keep = Callable[[list[int]], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +54,10 @@ class LiveReply:
         shown: what is seen before the first event.
         edit_interval_s: the least time between two edits.
         wait: how to await the model, see `Wait`.
+
+    Attributes:
+        shown: what is seen.
+        end_shown: whether people see how it ended, or there is no place left to show it.
     """
 
     def __init__(
@@ -87,6 +71,7 @@ class LiveReply:
         wait: Wait = just_wait,
     ) -> None:
         self.shown = shown or Shown()
+        self.end_shown = False
         self._surface = surface
         self._reply_id = reply_id
         self._traffic = traffic
@@ -109,14 +94,14 @@ class LiveReply:
             self._stopped_by = name
             self._generation.cancel()
 
-    async def follow(self, generation: Generation, keep: Keep = nobody_keeps) -> Finished:
+    async def follow(self, generation: Generation, keep: Keep = NOTHING) -> Finished:
         """Show the generation until it ends, and return how it did.
 
         A message that was deleted, or a channel that was closed to the bot, ends the generation quietly.
 
         Args:
             generation: what to show.
-            keep: told the ids of the messages as they come to be.
+            keep: what keeps it.
 
         Raises:
             discord.HTTPException: the command could not be acknowledged, though it is still there.
@@ -125,17 +110,19 @@ class LiveReply:
         try:
             await self._acknowledge()
             if self._surface.message_ids:
-                await keep(self._surface.message_ids)
+                await keep.begun(self._surface.message_ids)
             while (wait_s := self._look(_now_s())) is not None:
                 if wait_s > 0:
-                    await self._take_in(generation, wait_s)
+                    await self._take_in(generation, wait_s, keep)
                 else:
                     await self._send(generation, keep)
+            self.end_shown = self._failures < _END_ATTEMPTS
         except discord.HTTPException as error:
             if not is_gone(error):
                 raise
             log.info("reply %s is gone (%s %s): stopped", generation.id, error.status, error.code)
             generation.cancel()
+            self.end_shown = True
         finally:
             self._leave_line()
         return generation.finished or generation.ending(FinishReason.CANCELLED)
@@ -178,8 +165,8 @@ class LiveReply:
             return Worth.STATUS
         return Worth.WORDS if self._began_words else Worth.FIRST_WORDS
 
-    async def _take_in(self, generation: Generation, seconds: float) -> None:
-        """Take in what the model says, for so long or until that changes what is to be sent."""
+    async def _take_in(self, generation: Generation, seconds: float, keep: Keep) -> None:
+        """Take in what the model says, for so long or until that changes what is to be sent; its end is kept."""
         until_s, before = _now_s() + seconds, self._worth
         while self._worth == before and not self._moved and (left_s := until_s - _now_s()) > 0:
             try:
@@ -189,6 +176,8 @@ class LiveReply:
                 break
             while (event := generation.next_nowait()) is not None:
                 self.shown.apply(event, _now_s())
+                if self.shown.finished is not None:
+                    await keep.ended(self.shown.finished, self.shown.text)
         self._moved = False
         if self._surface.ends_at_s is not None and _now_s() >= self._surface.ends_at_s:
             generation.cancel(GenerationTimeout(_OVER))
@@ -232,7 +221,7 @@ class LiveReply:
             self.shown.due = False
             self._next_edit_s = _now_s() + self._interval_s
         if len(self._surface.message_ids) > known:
-            await keep(self._surface.message_ids)
+            await keep.begun(self._surface.message_ids)
 
     def _failed(self, generation: Generation, error: Exception) -> None:
         """Discord has a bad moment; the next request carries everything. Said in the log once for each such time."""

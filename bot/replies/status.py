@@ -8,7 +8,13 @@ from bot.inference.engine import Finished, FinishReason, Loading
 THINKING = "-# 💭 thinking…"
 REST_FOLLOWS = "-# 📄 the rest comes as a file"
 _WAITING = "-# ⏳ "
-_DOING = (THINKING, REST_FOLLOWS, _WAITING)
+_INTERRUPTED = "-# ⚡ interrupted"
+_DOING = (
+    THINKING,
+    REST_FOLLOWS,
+    _WAITING,
+    _INTERRUPTED,
+)  # that one where the bot was killed while it said so
 
 
 def queued_line(position: int, eta_s: float | None) -> str:
@@ -37,7 +43,7 @@ def interrupted_text(content: str, model: str) -> str:
     """What a message says for good that a crash interrupted: its words, without what was being done, and that."""
     *before, last = content.split("\n")
     words = "\n".join(before) if last.startswith(_DOING) else content
-    return f"{words}\n-# ⚡ interrupted by a restart · {model}".strip()
+    return f"{words}\n{_INTERRUPTED} by a restart · {model}".strip()
 
 
 def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, reference: str = "") -> str:

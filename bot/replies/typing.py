@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 
 import discord
 
-from bot.replies.live import Wait, just_wait
 from bot.replies.surface import CALL_TIMEOUT_S, TROUBLE
+from bot.replies.wait import Wait, just_wait
 
 PERIOD_S = 8.0
 

@@ -29,6 +29,7 @@ class KeptReply:
         reason: why it ended; None while it is under way.
         numbers: what was counted and timed, as JSON.
         message_ids: by page.
+        end_shown: whether people see how it ended.
     """
 
     id: str
@@ -41,6 +42,7 @@ class KeptReply:
     reason: str | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     message_ids: tuple[int, ...] = ()
+    end_shown: bool = False
 
 
 class Replies:
@@ -62,10 +64,10 @@ class Replies:
 
         await self._database.run(work)
 
-    async def end(self, reply_id: str, reason: str, answer: str, numbers: dict[str, Any]) -> None:
-        """How a reply ended; nothing happens if it is not there."""
-        change = update(replies).where(replies.c.id == reply_id)
-        change = change.values(reason=reason, answer=answer, numbers=numbers)
+    async def end(self, reply: KeptReply) -> None:
+        """How a reply ended, and whether that was shown; nothing happens if it is not there."""
+        change = update(replies).where(replies.c.id == reply.id)
+        change = change.values({name: getattr(reply, name) for name in _OF_THE_END})
         await self._database.run(lambda connection: connection.execute(change))
 
     async def find(self, reply_id: str) -> KeptReply | None:
@@ -78,8 +80,8 @@ class Replies:
         return next(iter(await self._read(replies.c.id.in_(its))), None)
 
     async def unfinished(self) -> list[KeptReply]:
-        """Replies that are under way; right after a start, those that a crash left behind."""
-        return await self._read(replies.c.reason.is_(None))
+        """Replies whose end nobody has seen: they are under way or, right after a start, a crash left them behind."""
+        return await self._read(replies.c.end_shown.is_(False))
 
     async def forget(self, *, older_than_days: float) -> int:
         """Forget replies that were begun before that; how many."""
@@ -103,4 +105,5 @@ class Replies:
         return await self._database.read(work)
 
 
-_COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", "request", "answer", "reason", "numbers")
+_OF_THE_END = ("answer", "reason", "numbers", "end_shown")
+_COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", "request", *_OF_THE_END)

@@ -39,7 +39,8 @@ offered_models = Table(
     Column("alias", String(32), primary_key=True),
 )
 
-# What was asked and answered, for the buttons under a reply. `reason` is empty while it is under way.
+# What was asked and answered, for the buttons under a reply. `reason` is empty while the model is at it; `end_shown` is
+# false until people see how it ended.
 replies = Table(
     "replies",
     metadata,
@@ -53,6 +54,7 @@ replies = Table(
     Column("reason", String(16)),
     Column("numbers", JSON, nullable=False),
     Column("begun_at", DateTime, nullable=False),
+    Column("end_shown", Boolean, nullable=False),
     Index("replies_by_age", "begun_at"),
 )
 

@@ -165,6 +165,8 @@ async def test_a_discord_that_answers_500_for_ever_does_not_keep_the_model(
         assert len([one for one in warned if one.name.startswith("bot.")]) <= 2
         assert not [record for record in warned if record.exc_info]
         assert world.messages[0].content == "One"
+        (left,) = await world.bot.services.archive.unfinished()  # the next start shows it
+        assert left.reason == "stop"
 
 
 async def test_when_discord_is_well_again_the_end_is_shown_whole(tmp_path: Path) -> None:

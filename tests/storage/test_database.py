@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from bot.errors import StorageError
 from bot.storage.choices import ModelChoices, PlaceKind
 from bot.storage.database import open_database
 from bot.storage.migrate import MIGRATIONS, migrate
+from bot.storage.replies import Replies
 from bot.storage.tables import metadata
 
 TABLES = {
@@ -290,6 +292,22 @@ async def test_choices_of_an_older_version_are_kept_by_the_next_migration(path: 
     assert tables(path) == TABLES
 
 
+async def test_replies_of_an_older_version_that_had_ended_were_shown(path: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("0005*", "__pycache__"))
+    path.parent.mkdir()
+    migrate(path, older)
+    with sqlite3.connect(path) as connection:
+        for reply_id, reason in (("ab12", "stop"), ("cd34", None)):
+            connection.execute(
+                "INSERT INTO replies VALUES (?, 1, 2, 3, 'smol', '{}', '', ?, '{}', '2026-01-01 00:00:00.000000')",
+                (reply_id, reason),
+            )
+    connection.close()
+    async with open_database(path) as database:
+        assert [one.id for one in await Replies(database).unfinished()] == ["cd34"]
+
+
 def test_migrations_are_shipped_with_the_package() -> None:
     assert (MIGRATIONS / "env.py").exists()
     assert sorted(file.stem for file in (MIGRATIONS / "versions").glob("*.py")) == [
@@ -297,6 +315,7 @@ def test_migrations_are_shipped_with_the_package() -> None:
         "0002_replies",
         "0003_access",
         "0004_panels",
+        "0005_end_shown",
     ]
 
 

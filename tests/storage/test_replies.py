@@ -37,10 +37,10 @@ async def test_a_reply_is_found_by_its_id_and_by_each_of_its_messages_after_a_re
     async with opened(tmp_path) as replies:
         await replies.put(REPLY)
         await replies.put(replace(REPLY, message_ids=(10, 11)))
-        await replies.end("ab12", "length", "Because", {"completion_tokens": 3})
-    expected = replace(
-        REPLY, answer="Because", reason="length", numbers={"completion_tokens": 3}, message_ids=(10, 11)
-    )
+        expected = replace(
+            REPLY, answer="Because", reason="length", numbers={"completion_tokens": 3}, message_ids=(10, 11)
+        )
+        await replies.end(expected)
     async with opened(tmp_path) as replies:
         assert await replies.find("ab12") == expected
         assert await replies.of_message(10) == expected
@@ -49,11 +49,13 @@ async def test_a_reply_is_found_by_its_id_and_by_each_of_its_messages_after_a_re
         assert await replies.find("cd34") is None
 
 
-async def test_what_was_not_ended_is_unfinished(tmp_path: Path) -> None:
+async def test_a_reply_is_unfinished_until_its_end_was_shown(tmp_path: Path) -> None:
     async with opened(tmp_path) as replies:
         await replies.put(REPLY)
         await replies.put(replace(REPLY, id="cd34", message_ids=(), server_id=None))
-        await replies.end("ab12", "stop", "Done", {})
+        await replies.end(replace(REPLY, answer="Done", reason="stop"))
+        assert [one.id for one in await replies.unfinished()] == ["ab12", "cd34"]
+        await replies.end(replace(REPLY, answer="Done", reason="stop", end_shown=True))
         assert [one.id for one in await replies.unfinished()] == ["cd34"]
 
 
