@@ -101,6 +101,16 @@ def _with_exit_codes(commands: Any, name: str, **words: str) -> argparse.Argumen
     return parser
 
 
+def program() -> None:
+    """Run one command, and end the process with its exit code."""
+    code = main()
+    if "bot.inference.threads" in sys.modules:
+        from bot.inference.threads import end_the_process
+
+        end_the_process(code)
+    sys.exit(code)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 1 (it failed) or 2 (it was asked or configured wrongly)."""
     args = build_parser().parse_args(argv)

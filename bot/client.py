@@ -36,6 +36,10 @@ EXTENSIONS = (
     "cogs.operate",
 )
 
+# discord.py's names of the tasks of commands and presses.
+_HANDLERS = ("CommandTree-invoker", "discord-ui-dynamic-item-")
+_HANDLERS_S = 3.0  # what they have to do without a model takes milliseconds
+
 
 class PunchlineBot(commands.Bot):
     """The bot.
@@ -91,10 +95,13 @@ class PunchlineBot(commands.Bot):
         await self.services.operations.panel.begin(self)
 
     async def close(self) -> None:
-        """Leave Discord."""
+        """Leave Discord. What people have just asked for is done first, and they are told."""
         if self._marking is not None:
             self._marking.cancel()
         await self.services.operations.panel.end()
+        at_work = [task for task in asyncio.all_tasks() if task.get_name().startswith(_HANDLERS)]
+        if at_work:
+            await asyncio.wait(at_work, timeout=_HANDLERS_S)
         await super().close()
 
     async def on_message(self, message: discord.Message, /) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
+import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
@@ -22,6 +25,20 @@ class Submitter(Protocol):
     def submit(self, fn: Callable[..., None], /, *args: Any) -> Future[None]:
         """Run `fn(*args)` somewhere else."""
         ...
+
+
+def end_the_process(code: int) -> None:
+    """End the process at once if a thread is still at work that nothing can interrupt, such as a load; else return.
+
+    Python ends such threads by force in the middle of C++, which aborts the process (SIGABRT) whatever its exit code
+    was to be.
+    """
+    if not any(thread.daemon for thread in threading.enumerate()):
+        return
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 class OneShotThread:
