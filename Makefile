@@ -2,6 +2,7 @@
 # make test    lint, types and all tests
 # make run     start the bot on Discord, configured by .env
 # make bench   how fast the whole bot answers 1 to 32 people, beside a bare model.generate
+# make soak    the whole bot for minutes among random people, faults and kills  (MINUTES=5 KILLS=3 SEED=…)
 # make pictures  the README's picture, taken anew
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ READY  := $(VENV)/.ready
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test run bench pictures lint clean
+.PHONY: demo test run bench soak pictures lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -46,6 +47,12 @@ run: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bot bench
+
+MINUTES ?= 5
+KILLS   ?= 3
+soak: $(READY)
+	$(BIN)/python -m bot pull smol
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .coverage

@@ -102,7 +102,7 @@ class _Server:
         self._latency_s = latency_s
         self._arrivals: list[tuple[float, str, str]] = []
         self._ids = itertools.count(20_000)
-        self._buckets = _Buckets()
+        self._buckets = Buckets()
         self._resumed = 0
         self._hangs = False
         self._left = ""  # what was shown last
@@ -248,7 +248,7 @@ class _Server:
         }
 
 
-class _Buckets:
+class Buckets:
     """Discord's limits: 5 requests in 5 s for each bucket, 50 a second in all; told in headers as Discord does.
 
     Discord leaves what is sent by an interaction's token out of the 50; here it counts, which is harder.

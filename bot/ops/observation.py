@@ -112,6 +112,7 @@ class Observation:
             device=device,
             latency_s=latency_s(self._bot),
             servers=len(self._bot.guilds),
+            tasks=len(asyncio.all_tasks()),
         )
 
 

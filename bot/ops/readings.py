@@ -27,6 +27,7 @@ class Readings:
         device: what the device says.
         latency_s: to Discord's gateway and back.
         servers: how many the bot is in.
+        tasks: how many are on the event loop.
         checks: what is in the way of people, by part.
     """
 
@@ -38,6 +39,7 @@ class Readings:
     device: DeviceReading | None = None
     latency_s: float | None = None
     servers: int | None = None
+    tasks: int | None = None
 
 
 class ReadingsCollector:
@@ -66,6 +68,7 @@ class ReadingsCollector:
         yield from _gauge("queue_held", "Those of them that are over, and not let go of yet.", now.held)
         yield from _gauge("gateway_latency_seconds", "To Discord's gateway and back.", now.latency_s)
         yield from _gauge("servers", "Servers that the bot is in.", now.servers)
+        yield from _gauge("tasks", "Tasks on the event loop.", now.tasks)
         if now.memory is not None:
             yield from _memory(now.memory)
         if now.device is not None:

@@ -414,7 +414,7 @@ async def test_two_hundred_requests_over_five_models_under_a_budget_for_two(
     await engine.pool.unload_idle()
     engine = LocalEngine(loader, budget_bytes=int(2.5 * need_bytes))
     over_budget: list[int] = []
-    drawn = random.Random(7)  # noqa: S311  not a secret
+    drawn = random.Random(7)
 
     async def ask(queue: InferenceQueue) -> Generation:
         generation = queue.submit(request(drawn.choice(specs), max_new_tokens=drawn.randint(1, 6)))

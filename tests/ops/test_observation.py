@@ -198,6 +198,7 @@ async def test_each_format_that_prometheus_asks_for_can_be_read(tmp_path: Path, 
     assert seen.value("queue_waiting") == 0
     assert "punchline_build_info" in seen.names
     assert "process_resident_memory_bytes" in seen.names
+    assert (seen.value("tasks") or 0) >= 1
 
 
 async def test_no_label_ever_holds_who_or_where(tmp_path: Path) -> None:
