@@ -6,11 +6,12 @@ import logging
 import secrets
 from typing import Any
 
+import aiohttp
 import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
-from bot.replies.surface import TROUBLE, ChannelSurface
+from bot.replies.surface import TROUBLE, ChannelSurface, was_told_already
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +48,18 @@ def explained(error: BaseException) -> str | None:
     if isinstance(error, discord.NotFound | discord.Forbidden):
         log.info("there was no answering any more (%s %s)", error.status, error.code)
         return None
+    if was_told_already(error):
+        log.info("Discord had the answer already (%s)", error)
+        return None
     if isinstance(error, app_commands.CommandNotFound):
         return "This command has changed. Please type it again."
     if isinstance(error, app_commands.CheckFailure):
         return "You may not use this command here."
+    if isinstance(error, discord.DiscordServerError | aiohttp.ClientError):
+        log.warning("Discord did not take an answer (%s)", type(error).__name__)
+        return (
+            "Discord was out of order while I answered. See whether it was done, and try again if it was not."
+        )
     reference = secrets.token_hex(6)
     log.error("%s: a command failed", reference, exc_info=error)
     return str(Unexpected("with that command", reference))

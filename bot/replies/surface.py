@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import secrets
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -20,6 +21,8 @@ CALL_TIMEOUT_S = 30.0  # discord.py waits out rate limits inside a call; past th
 TOKEN_LIFE_S = 15 * 60.0  # of an interaction's token, Discord API v10
 _MARGIN_S = 60.0
 _DEAD_TOKEN = (50027, 10015)  # Invalid Webhook Token, Unknown Webhook
+_ACKNOWLEDGED_ALREADY = 40060
+_ATTEMPTS = 3  # to acknowledge, where nobody knows whether Discord got it
 
 TROUBLE = (discord.HTTPException, aiohttp.ClientError, TimeoutError, OSError)  # what a call may raise
 
@@ -58,12 +61,30 @@ class Surface(Protocol):
 
 
 async def acknowledge(interaction: discord.Interaction[Any]) -> int | None:
-    """Tell Discord within its 3 s that an answer is coming; people see "thinking…". The message's id, where told."""
+    """Tell Discord within its 3 s that an answer is coming; people see "thinking…". The message's id, where told.
+
+    Where the connection broke it is told again; "already acknowledged" then means that it got it the first time.
+    """
     if interaction.response.is_done():
         return None
     async with asyncio.timeout(CALL_TIMEOUT_S):
-        told = await interaction.response.defer(thinking=True)
-    return None if told is None else told.message_id
+        for attempt in range(_ATTEMPTS):
+            try:
+                told = await interaction.response.defer(thinking=True)
+                return None if told is None else told.message_id
+            except (aiohttp.ClientError, OSError):
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            except discord.HTTPException as error:
+                if not was_told_already(error):
+                    raise
+                break
+    return None
+
+
+def was_told_already(error: BaseException) -> bool:
+    """Whether Discord has the answer that it refuses: it came twice, because the first time was not confirmed."""
+    return isinstance(error, discord.HTTPException) and error.code == _ACKNOWLEDGED_ALREADY
 
 
 async def show_card(
@@ -116,6 +137,7 @@ class ChannelSurface:
         self.channel = channel
         self._asked_in = asked_in
         self._filesize_limit = filesize_limit
+        self._nonce = secrets.token_hex(8)
 
     async def acknowledge(self) -> None:
         """Nothing to do: whoever writes a message is not kept waiting by Discord."""
@@ -139,7 +161,13 @@ class ChannelSurface:
             if page == 0 and self._asked_in is not None:
                 more["reference"] = self._asked_in
             files = _attached(file, self._filesize_limit)
-            sent = await self.channel.send(content, files=files, allowed_mentions=_NOBODY, **more)
+            # Told a second time, because the first was not confirmed, Discord makes no second message of it.
+            nonce = f"{self._nonce}-{page}"
+            sent = await self.channel.send(
+                content, files=files, allowed_mentions=_NOBODY, nonce=nonce, **more
+            )
+            if sent.content.strip() != content.strip():  # it is the first one
+                await sent.edit(content=content, view=view, allowed_mentions=_NOBODY)
             self.message_ids.append(sent.id)
 
     async def read(self, page: int) -> str:
