@@ -62,7 +62,6 @@ class Batch:
         self._loaded = loaded
         self._draws: dict[str, Draw] = {}
         self._numbers = itertools.count()
-        self._stopped = False
         self._ending = asyncio.Lock()
         model: Any = loaded.model
         reading_order.register()
@@ -98,23 +97,36 @@ class Batch:
 
     def start(self) -> None:
         """Have its thread run."""
-        if self._manager.is_running():
-            return
-        if self._stopped:  # it is kept by its model, and this makes that ready for it again
-            self._manager = self._loaded.model.init_continuous_batching()  # type: ignore[operator]
-        self._stopped = False
-        self._manager.start()
+        if not self._manager.is_running():
+            # Which does nothing unless `rest` gave the model its own attention back.
+            self._manager.switch_to_cb_friendly_attn(
+                self._loaded.model, self._manager.continuous_batching_config.auto_switch_to_flash
+            )
+            self._manager.start()
 
     def stop(self) -> None:
         """End its thread, and so the thread's pool of workers; blocks for about a step. It can be started again."""
-        if self._manager.is_running():
-            self._manager.stop(hard_stop=True, keep_for_next_session=True)
-            self._stopped = True
+        if not self._manager.is_running():
+            return
+        # Not by the manager's own `stop`: an idle batch would look up after 0.1 s, and all garbage be looked through,
+        # while somebody waits for another model.
+        status = self._manager.background_thread_status
+        status.request_stop(status.HARD_STOP, self._manager.distributed_helper.global_rank)
+        self._manager._wake_up_loop.set()
+        self._manager.join(time.perf_counter())
+
+    def rest(self) -> None:
+        """The same, and the model gets its own attention back: somebody else may use it."""
+        self.stop()
+        if (own := self._manager._original_attn_impl) is not None:
+            self._loaded.model.set_attn_implementation(own)
+            self._manager._original_attn_impl = None
 
     def close(self) -> None:
         """Let go of the model."""
         self.stop()
-        self._loaded.model.destroy_cached_continuous_batching_manager()  # type: ignore[operator]
+        self._manager.batch_processor = None  # and so of the cache
+        self._manager.destroy()
 
     async def generate(self, answer: Answer) -> AsyncGenerator[Event, None]:
         """Go on with an answer to its end. Closing the iterator takes it out of the batch with the next token.

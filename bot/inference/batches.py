@@ -90,7 +90,7 @@ class Batches:
         def stop() -> None:
             with self._threads:
                 for batch in self._all.values():
-                    batch.stop()
+                    batch.rest()
 
         async with self._changing:
             await in_own_thread(stop, timeout_s=CHANGE_TIMEOUT_S)
