@@ -8,6 +8,7 @@ by pages. Layers whose sliding window somebody's text has outgrown, and padded s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -61,7 +62,7 @@ def attention(
     allocator = None if cache is None else cache.layer_to_allocator[module.layer_idx]
     layout: _Layout | None = None
     if isinstance(allocator, FullAttentionCacheAllocator):
-        layout = _layout(module.layer_idx, allocator, cache, query.shape[2], kwargs)
+        layout = _layout(module.layer_idx, allocator, cache, query, kwargs)
     if allocator is None or layout is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, cache=cache, **kwargs
@@ -70,6 +71,8 @@ def attention(
     nothing = kwargs["read_index"][allocator.index][:0]  # what is written only
     allocator.update(keys, values, module.layer_idx, nothing, kwargs["write_index"][allocator.index])
     cached = allocator._kv_page_views[module.layer_idx]
+    if layout.whole is not None:
+        return layout.whole.attend(queries, cached, scaling).unsqueeze(0), None
     seen = torch.empty_like(queries)
     for rows in layout.rows:
         seen[rows.tokens] = rows.attend(queries, cached, scaling)
@@ -86,26 +89,27 @@ class _Rows:
     """Those who add one token, of about the same length.
 
     Attributes:
-        tokens: which of the step's tokens are theirs.
+        tokens: which of the step's tokens are theirs; None where all are, in their order.
         pages: where in the cache the keys of each are, as many pages for each, flat.
         longest: how many keys a row has.
-        mask: which of them count; None where all do.
+        mask: what is added to the scores of each, so that only their own keys count; None where all do.
     """
 
-    tokens: torch.Tensor
+    tokens: torch.Tensor | None
     pages: torch.Tensor
     longest: int
     mask: torch.Tensor | None
 
     def attend(self, queries: torch.Tensor, cached: _Pair, scaling: float | None) -> torch.Tensor:
         """Requests x heads x width; `queries` are all of the step, tokens x heads x width."""
+        import torch
         from torch.nn.functional import scaled_dot_product_attention
 
-        mine = queries[self.tokens]
+        mine = queries if self.tokens is None else queries[self.tokens]
         requests, heads, width = mine.shape
+        pages = (torch.index_select(one, 0, self.pages) for one in cached)
         keys, values = (
-            one[self.pages].flatten(0, 1).unflatten(0, (requests, -1))[:, : self.longest].transpose(1, 2)
-            for one in cached
+            one.flatten(0, 1).unflatten(0, (requests, -1))[:, : self.longest].transpose(1, 2) for one in pages
         )
         # Queries that share a head of keys stand beside each other: no copy of the keys for each of them.
         grouped = mine.reshape(requests, keys.shape[1], -1, width)
@@ -162,8 +166,15 @@ class _Layout:
     rows: tuple[_Rows, ...]
     prompts: tuple[_Prompt, ...]
 
+    @property
+    def whole(self) -> _Rows | None:
+        """The rows that are all of the step, if some are."""
+        return self.rows[0] if self.rows and self.rows[0].tokens is None else None
 
-def _layout(layer: int, allocator: Any, cache: Any, tokens: int, kwargs: dict[str, Any]) -> _Layout | None:
+
+def _layout(
+    layer: int, allocator: Any, cache: Any, query: torch.Tensor, kwargs: dict[str, Any]
+) -> _Layout | None:
     """How this step is laid out, found once for all its layers; None where transformers is to compute it."""
     made: dict[int, _Layout | None] = cache.__dict__.setdefault(_LAYOUTS, {})
     if layer == 0:
@@ -175,13 +186,13 @@ def _layout(layer: int, allocator: Any, cache: Any, tokens: int, kwargs: dict[st
         spans = [(slice(*q), slice(*k)) for q, k in zip(pairwise(ends_q), pairwise(ends_k), strict=True)]
         index, written = (kwargs[name][allocator.index] for name in ("read_index", "write_index"))
         window = getattr(allocator, "sliding_window", None)
-        padded = ends_q[-1] != tokens or index.numel() not in (0, ends_k[-1])
+        padded = ends_q[-1] != query.shape[2] or index.numel() not in (0, ends_k[-1])
         # Of a text that has outgrown the window, no more keys are told of than the window holds.
         outgrown = window is not None and any(_length(keys) >= window for _, keys in spans)
         if window is not None and index.numel() and not outgrown and not padded:
             index = _with_new(index, written, spans)
         made[allocator.index] = (
-            None if padded or outgrown else _found(spans, index, allocator.tokens_per_page)
+            None if padded or outgrown else _found(spans, index, allocator.tokens_per_page, query.dtype)
         )
     return made[allocator.index]
 
@@ -197,7 +208,7 @@ def _with_new(index: torch.Tensor, written: torch.Tensor, spans: list[_Span]) ->
     return whole
 
 
-def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout:
+def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int, dtype: torch.dtype) -> _Layout:
     """The layout of a step, from where in the cache each key is; that is empty if nobody has read anything before."""
     import torch
 
@@ -206,7 +217,7 @@ def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout
     for span in spans:
         (alone if index.numel() and _length(span[0]) == 1 else reading).append(span)
     for group in _groups(alone):
-        longest = _length(group[0][1])
+        longest = max(_length(keys) for _, keys in group)
         begins, ends, own = (
             torch.tensor(values, device=index.device).unsqueeze(1)
             for values in zip(*((keys.start, keys.stop, one.start) for one, keys in group), strict=True)
@@ -214,8 +225,13 @@ def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout
         first = begins + torch.arange(0, longest, page_tokens, device=index.device)
         pages = index[first.clamp(max=index.numel() - 1)].flatten() // page_tokens
         places = begins + torch.arange(longest, device=index.device)
-        mask = (places < ends)[:, None, None, :] if len(group) > 1 else None
-        rows.append(_Rows(own.flatten(), pages, longest, mask))
+        mask = None
+        if any(_length(keys) < longest for _, keys in group):
+            # Made once in the form in which it is added, and not for each layer.
+            mask = torch.zeros(len(group), 1, 1, longest, dtype=dtype, device=index.device)
+            mask.masked_fill_((places >= ends)[:, None, None, :], -math.inf)
+        tokens = None if len(group) == len(spans) else own.flatten()
+        rows.append(_Rows(tokens, pages, longest, mask))
     for own_tokens, keys in reading:
         length, new = _length(keys), _length(own_tokens)
         where = None if length == new else index[keys][::page_tokens] // page_tokens
@@ -224,7 +240,10 @@ def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int) -> _Layout
 
 
 def _groups(spans: list[_Span]) -> list[list[_Span]]:
-    """By length, the longest first: who would need too much padding begins another group."""
+    """By length, the longest first: who would need too much padding begins another group.
+
+    In a group they stand as in the step.
+    """
     groups = list[list[_Span]]()
     padding = 0
     for span in sorted(spans, key=lambda one: _length(one[1]), reverse=True):
@@ -235,7 +254,7 @@ def _groups(spans: list[_Span]) -> list[list[_Span]]:
         else:
             groups.append([span])
             padding = 0
-    return groups
+    return [sorted(group, key=lambda one: one[0].start) for group in groups]
 
 
 def _length(span: slice) -> int:

@@ -149,7 +149,8 @@ class _Product:
         return parts[place]
 
     def _computed(self, x: torch.Tensor) -> torch.Tensor:
-        rows = x.to(self._dtype).contiguous()
+        is_plain = x.dtype is self._dtype and x.is_contiguous()
+        rows = x if is_plain else x.to(self._dtype).contiguous()
         count = rows.numel() // self._in_features
         out: torch.Tensor = self._empty((*x.shape[:-1], self._out_features), dtype=self._dtype)
         weight, scales = self._addresses
@@ -170,8 +171,7 @@ class _Product:
         )
         if self._bias is not None:
             out += self._bias
-        result: torch.Tensor = out.to(x.dtype)
-        return result
+        return out if is_plain else out.to(x.dtype)
 
 
 class _Part:
