@@ -14,7 +14,8 @@ from bot.access.asker import Asker
 from bot.access.gate import Gate
 from bot.access.recent import Admission
 from bot.archive import Archive, Origin
-from bot.chat.messages import ChatMessage, Role
+from bot.chat.messages import ChatMessage
+from bot.chat.prompt import said_before
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Finished, GenerationRequest
 from bot.inference.generation import Generation
@@ -99,7 +100,7 @@ class Answers:
         """
         params = spec.sampling.capped(self.max_new_tokens).seeded()
         request = GenerationRequest(spec, tuple(messages), params, person=origin.asker_id)
-        said = messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
+        said = said_before(messages)
         with await self._gate.admit(asker, spec.alias, messages) as admission:
             async with self._inference.submit(request) as generation:
                 admission.generation = generation

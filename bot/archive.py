@@ -160,12 +160,6 @@ def messages_of(kept: KeptReply) -> list[ChatMessage]:
     return [ChatMessage(Role(one["role"]), one["content"]) for one in kept.request["messages"]]
 
 
-def said_before(kept: KeptReply) -> str:
-    """The words of the model's own that it went on from, if it did."""
-    last = messages_of(kept)[-1]
-    return last.content if last.role is Role.ASSISTANT else ""
-
-
 def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:
     """What it is to read so that it goes on where it was cut."""
     *before, last = messages_of(kept)

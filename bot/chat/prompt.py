@@ -33,6 +33,11 @@ def follow_up(messages: Sequence[ChatMessage], answer: str, question: str) -> Me
     return (*messages, *said, ChatMessage(Role.USER, question))
 
 
+def said_before(messages: Sequence[ChatMessage]) -> str:
+    """The model's own words that an answer to these messages goes on from; none where they end with somebody else's."""
+    return messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
+
+
 def shorter(messages: Sequence[ChatMessage]) -> Messages | None:
     """A conversation without its oldest exchange, for a model that cannot read so much; None if only one is left.
 
