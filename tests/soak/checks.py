@@ -63,6 +63,7 @@ def left_over(before: Readings, after: Readings, lists: int = 0) -> Iterator[str
         "tasks": _MORE_TASKS + lists,
         "running": 0,
         "waiting": 0,
+        "models": 0,
         "resident_bytes": max(_GROWTH_BYTES, round(_GROWTH * before.resident_bytes)),
     }
     for name, more in limits.items():

@@ -155,15 +155,17 @@ class Soak:
         return list(checks.left_over(before, after, lists=lists))
 
     async def _calm(self, when: str) -> Readings:
-        """Wait until everything that was asked has ended; what the bot holds then."""
+        """Wait until everything that was asked has ended, and no model is in memory; what the bot holds then."""
         until_s = _now_s() + _CALM_S
         while True:
             readings = await self._bot.readings()
             waiting = list(checks.unended(self._discord.board, self._killed_s))
-            if not waiting and not readings.running and not readings.waiting:
+            if not waiting and not (readings.running or readings.waiting or readings.models):
                 break
             if _now_s() > until_s:
-                self._outcome.faults += [f"{when}: {one}" for one in waiting]
+                self._outcome.faults += [f"{when}: {one}" for one in waiting] or [
+                    f"{when}: not calm, {readings}"
+                ]
                 break
             await asyncio.sleep(0.5)
         self._say(f"{when}: {readings}")

@@ -23,7 +23,8 @@ _STOP_S = 45.0  # more than the grace and the closing together
 
 @dataclass(frozen=True, slots=True)
 class Readings:
-    """What a process holds: bytes in memory, threads, open files, tasks on its event loop, requests in the queue."""
+    """What a process holds: bytes in memory, threads, open files, tasks on its event loop, requests in the queue, and
+    models."""
 
     resident_bytes: int
     threads: int
@@ -31,6 +32,7 @@ class Readings:
     tasks: int
     running: int
     waiting: int
+    models: int
 
 
 class BotProcess:
@@ -132,6 +134,7 @@ class BotProcess:
             tasks=_number(page, r"^punchline_tasks (\d+)"),
             running=_number(page, r"^punchline_queue_running (\d+)"),
             waiting=_number(page, r"^punchline_queue_waiting (\d+)"),
+            models=_number(page, r"^punchline_resident_models (\d+)"),
         )
 
 
@@ -147,9 +150,11 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# Two models of which one has room, so that they take turns; limits that people run into now and then.
+# Two models of which one has room, so that they take turns, and that go when nobody asks: memory is compared without
+# them. Limits that people run into now and then.
 _SETTINGS = {
     "GPU_MEMORY_BUDGET": "700MB",
+    "UNLOAD_IDLE_AFTER_MIN": "0.1",
     "BATCH_REQUESTS": "8",
     "QUEUE_LIMIT": "12",
     "MAX_NEW_TOKENS": "60",

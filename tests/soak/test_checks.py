@@ -17,7 +17,7 @@ from tests.soak.messages import Asked, Board, Message
 from tests.soak.people import MARK
 from tests.soak.process import TOKEN, Readings
 
-READINGS = Readings(resident_bytes=900_000_000, threads=12, files=20, tasks=9, running=0, waiting=0)
+READINGS = Readings(resident_bytes=900_000_000, threads=12, files=20, tasks=9, running=0, waiting=0, models=0)
 ENDED = KeptReply("ab12", 1, 300, 400, "smol", {}, answer="Why *not*?", reason="stop", end_shown=True)
 
 
