@@ -18,7 +18,7 @@ from tests.soak.people import People
 from tests.soak.process import BotProcess, Readings
 
 _KILLED_SHARE = 0.6  # of the time, for lives that are killed
-_WARM_S = 20.0  # until everything that is kept is there
+_WARM_S = 45.0  # until everything that is kept is there
 _CALM_S = 150.0  # more than waiting and answering together may take
 _SETTLE_S = 30.0
 _DROP_EVERY_S = 25.0
