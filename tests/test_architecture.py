@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for room in ("bot", "cogs") for path in (ROOT / room).rglob("*.py"))
 
@@ -32,7 +30,6 @@ MAY_USE_HEAVY = (
     "bot/inference/embedded.py",
     "bot/inference/accelerator.py",
 )
-LONGEST_FILE = 300
 
 
 @dataclass(frozen=True)
@@ -155,11 +152,6 @@ def test_torch_and_transformers_are_imported_in_few_places_and_only_when_they_ar
     strangers = [where for where, _ in heavy if where.split(":")[0] not in MAY_USE_HEAVY]
     early = [where for where, one in heavy if one.at_import and not one.for_types_only]
     assert (strangers, early) == ([], [])
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
 
 
 def test_the_reader_of_imports_misses_none() -> None:

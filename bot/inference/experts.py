@@ -97,7 +97,7 @@ def _experts_class() -> type[Any]:
 
 
 @cache
-def _quantizer_class() -> type[Any]:
+def _quantizer_class() -> type[Any]:  # noqa: C901  a class with all its methods, which needs transformers
     """transformers' quantizer, for experts too; made when transformers is there."""
     import torch
     from bitsandbytes.nn.modules import Linear4bit, Params4bit

@@ -80,7 +80,7 @@ class Hub:
     sent_bytes: int = 0
 
 
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
+def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  a class with all its methods
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
