@@ -82,7 +82,7 @@ async def _show_end(surface: ChannelSurface, kept: KeptReply) -> None:
     shown.apply(TextDelta(kept.answer, usage))
     shown.apply(finished)
     contents = shown.end(finished, kept.alias, reference=kept.id)
-    buttons = buttons_at_end(finished, thought=bool(shown.thoughts.strip()))
+    buttons = buttons_at_end(finished, thought=shown.has_thoughts)
     last = len(contents.pages) - 1
     for number, content in enumerate(contents.pages):
         view = view_of(buttons, kept.id) if number == last else None

@@ -190,7 +190,7 @@ class LiveReply:
         else:
             alias = "" if self._generation is None else self._generation.request.model.alias
             contents = self.shown.end(finished, alias, self._stopped_by, self._reply_id)
-            under_last = buttons_at_end(finished, thought=bool(self.shown.thoughts.strip()))
+            under_last = buttons_at_end(finished, thought=self.shown.has_thoughts)
         last = len(contents.pages) - 1
         for number, content in enumerate(contents.pages):
             wanted = (content, under_last if number == last else ())

@@ -1,33 +1,37 @@
-"""Cutting a growing text into messages that Discord takes. Pure, no I/O.
+"""Cuts a growing text into messages that Discord takes. Pure, no I/O.
 
-`PageSplitter` is fed as the text arrives. A page that is finished never changes: where it ends depends only on the
-text up to a little behind its end.
+`PageSplitter` is fed as the text arrives. A page that is finished never changes: where it ends depends on no more than
+one page of the text, and not on how the text was fed. Each character is looked at a bounded number of times.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import accumulate
+from typing import NamedTuple
 
 import regex
 
-from bot.replies.harmless import with_plain_links
-from bot.replies.markdown import Open, read
+from bot.replies.harmless import GROWS, GROWS_LONGEST, GROWTH, with_plain_links
+from bot.replies.markdown import FENCE, NOTHING, Open, Reader, code_in, read
 
-MESSAGE_LIMIT = 2_000  # characters of content, Discord API v10
+MESSAGE_LIMIT = 2_000  # UTF-16 units of content, Discord API v10
 FOOTER_ROOM = 160  # kept free on every page, for the status or the footer under the last one
 PAGE_LIMIT = MESSAGE_LIMIT - FOOTER_ROOM
 
 _GRAPHEME = regex.compile(r"\X")
-# Where a page may end, the best first; the end of a match is the place.
-_BREAKS = tuple(
-    regex.compile(pattern)
-    for pattern in (r"\n[ \t]*\n\s*", r"\n", r"[.!?…][\"'”’)\]*_]*\s+|[。！？]", r"\s+")
-)
-_FENCE_BEGINS = ("`", "``", "```", "~", "~~", "~~~")
-_NOTHING = Open()
-_NO_FENCE = "\u200b"  # cannot be seen, and what is behind it does not begin a line
 _LONGEST_GRAPHEME = 64  # UTF-16 units; longer ones are no writing, and are cut
+_FIRST_COMBINING = "\u0300"  # no character before this one joins what is before it
+_NO_BLANK = re.compile(r"\S")
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_BREAK = re.compile(r"[。！？]|(?P<sentence>[.!?…][\"'”’)\]*_]*)?(?P<blank>\s+)")
+_QUOTED_FENCE = re.compile(r"(?: *> +)?```")
+_MARKS = "`*_~|"
+_FENCE_ROOM = len(f"\n{FENCE}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,33 @@ class Page:
     content: str
 
 
+class _Rank(IntEnum):
+    """What a page may end with, the best first."""
+
+    PARAGRAPH = 0
+    LINE = 1
+    SENTENCE = 2
+    WORD = 3
+
+
+class _Place(NamedTuple):
+    """Where a page may end.
+
+    Attributes:
+        at: where the next page begins, in the text.
+        words_end: where the words of this one end, before the white space.
+        rank: what ends here.
+    """
+
+    at: int
+    words_end: int
+    rank: _Rank = _Rank.WORD
+
+
 def units(text: str) -> int:
     """The length of a text as Discord's clients count it, in UTF-16 units: never less than in characters, so that
     what fits so counted fits however the server counts."""
-    return len(text) + sum(character > "\uffff" for character in text)
+    return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 class PageSplitter:
@@ -56,28 +83,63 @@ class PageSplitter:
     Args:
         limit: the most UTF-16 units of a page.
         before: what is open where the text begins, if it goes on from another one.
+        most: how many pages to finish. Text behind them is kept in `beyond`, and not looked at.
 
     Attributes:
         finished: the pages that will not change any more.
+        has_beyond: whether there is anything to see in `beyond`.
+        steps: how many characters were looked at so far, all looks together.
     """
 
-    def __init__(self, limit: int = PAGE_LIMIT, before: Open = _NOTHING) -> None:
-        self._limit = limit
-        self._rest = ""
-        self._skipped = ""  # white space before the rest that would have been a page of nothing
-        self._open = before
+    def __init__(self, limit: int = PAGE_LIMIT, before: Open = NOTHING, most: int | None = None) -> None:
         self.finished: list[Page] = []
+        self.steps = 0
+        self._limit = limit
+        self._most = most
+        self.has_beyond = False
+        self._beyond: list[str] = []
+        self._skipped: list[str] = []  # white space before the page that would have been a page of nothing
+        self._open_page(before)
+        self._grow("")
 
     def feed(self, text: str) -> None:
         """More of the text."""
-        self._rest += text
-        while units(self._rest) > self._limit // 2 and not self._fits():
-            self._finish(self._cut())
+        if self.is_full:
+            self._put_beyond(text)
+            return
+        self._parts.append(text)
+        self._unread.append(text)
+        self._weigh(text)
+        if self._weight <= self._limit:
+            return
+        whole, begin = "".join(self._parts), 0
+        while not self.is_full and (place := self._cut(whole, begin)) is not None:
+            self._finish(whole, begin, place)
+            begin = place.at
+        if self.is_full:
+            self._put_beyond(whole[begin:])
+        self._grow("" if self.is_full else whole[begin:])
+
+    def _put_beyond(self, text: str) -> None:
+        self._beyond.append(text)
+        self.has_beyond = self.has_beyond or not (text.isspace() or not text)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many pages are finished as were wanted."""
+        return self._most is not None and len(self.finished) >= self._most
+
+    @property
+    def beyond(self) -> str:
+        """The text behind the pages that were wanted."""
+        self._beyond = ["".join(self._beyond)]
+        return self._beyond[0]
 
     @property
     def last(self) -> Page:
         """The page that still grows; its content is empty while there is nothing to see on it."""
-        return self._page(self._rest, final=True)
+        content = self._last_content()
+        return Page("".join((*self._skipped, *self._parts)), content)
 
     @property
     def pages(self) -> list[Page]:
@@ -88,102 +150,261 @@ class PageSplitter:
         *others, end = self.finished
         return [*others, Page(end.source + last.source, end.content)]
 
-    def _fits(self) -> bool:
-        """Whether the rest fits one page, its last grapheme apart: that may still grow into another one."""
-        *_, begins = (0, *(found.start() for found in _GRAPHEME.finditer(self._rest)))
-        if units(self._rest[begins:]) > min(_LONGEST_GRAPHEME, self._limit):
-            begins = len(self._rest)
-        # White space at the end takes nothing, but what comes behind it takes it along.
-        behind = "" if self._rest[begins:].isspace() or begins == len(self._rest) else "."
-        return units(self._page(self._rest[:begins] + behind).content) - len(behind) <= self._limit
+    @property
+    def contents(self) -> list[str]:
+        """The contents of `pages`."""
+        last = self._last_content()
+        return [*(page.content for page in self.finished), *([last] if last or not self.finished else [])]
 
-    def _finish(self, end: int) -> None:
-        part = self._rest[:end]
-        page = self._page(part)
-        if page.content:
-            self.finished.append(page)
-            self._skipped = ""
-        else:
-            self._skipped += part
-        self._open = read(part, self._open)
-        self._rest = self._rest[end:]
+    # The page that grows
 
-    def _page(self, part: str, *, final: bool = False) -> Page:
-        """The rest up to some place as a page. At the end of the text, emphasis stays as it was written."""
-        source, begins = self._skipped + part, self._open
-        if begins.fence is not None and not begins.in_line:
-            first, newline, others = part.lstrip("\n").partition("\n")
-            if begins.fence.closed_by(first):  # it was closed on the page before: nothing to open again
-                begins, part = read(first + newline, begins), others
-        if begins.fence is None:
-            shown = part.lstrip()
-            blank = part[: len(part) - len(shown)]
-            begins, part = read(blank[: blank.rfind("\n") + 1], begins), shown
-        ends = read(part, begins)
-        shown = part.strip("\n").rstrip() if begins.fence is not None else part.strip()
-        if not shown:
-            return Page(source, "")
-        if begins.fence is None and read(shown.partition("\n")[0], begins).fence is not None:
-            begins = replace(begins, spans=())  # emphasis does not reach into a code block
-        shown = with_plain_links(shown, begins)
+    def _open_page(self, begins: Open) -> None:
+        self._begins = begins
         opening = begins.reopening
-        closing = "" if final and ends.fence is None else ends.closing
-        if ends.fence is not None:
-            closing = f"\n{ends.fence.marker}"
-        if units(opening) + units(closing) > self._limit // 2:  # marks longer than any that are meant as such
-            opening = closing = ""
+        self._opening = (
+            opening if units(opening) <= self._limit // 3 else ""
+        )  # else no marks that are meant as such
+        self._room = self._limit - units(self._opening)
+
+    def _grow(self, text: str) -> None:
+        """Begin with this what there is of the page that grows."""
+        self._reader = Reader(self._begins)
+        self._parts = [text]
+        self._unread = [text]
+        self._has_words = False
+        self._weight = 0  # how long the page will at most be, but for what closes it
+        self._blank = 0  # units of white space behind its last word
+        self._tail = ""
+        self._weigh(text)
+
+    def _weigh(self, text: str) -> None:
+        self.steps += len(text)
+        words = text.rstrip()
+        if not words:
+            self._blank = self._blank_with(text)
+        else:
+            begin = 0
+            if not self._has_words:
+                begin = len(words) - len(words.lstrip())
+                self._blank = self._blank_with(words[:begin])
+                self._weight = self._limit - self._room
+                self._has_words = True
+            self._weight += self._blank + units(words[begin:])
+            for found in GROWS.finditer(self._tail + words):
+                if found.end() > len(self._tail):
+                    self._weight += GROWTH[found[0]]
+            self._blank = units(text[len(words) :])
+        self._tail = (self._tail + text[-GROWS_LONGEST:])[1 - GROWS_LONGEST :]
+
+    def _blank_with(self, blank: str) -> int:
+        """The units of white space that count, with this behind it. Before the first word only an indentation does."""
+        if self._has_words:
+            return self._blank + units(blank)
+        if self._begins.block is None:
+            return 0
+        behind = blank.rpartition("\n")[2]
+        return units(blank) + self._blank if behind == blank else units(behind)
+
+    def _last_content(self) -> str:
+        if not self._has_words:
+            return ""
+        for text in self._unread:
+            self._reader.feed(text)
+        self._unread = []
+        whole = "".join(self._parts)
+        self._parts = [whole]
+        self.steps += len(whole)
+        lead = self._lead(whole, 0)
+        assert lead is not None  # noqa: S101
+        return self._content(whole[lead:].rstrip(), self._reader.open, final=True)
+
+    def _lead(self, text: str, begin: int) -> int | None:
+        """Where what is shown of a page begins; None if nothing is."""
+        found = _NO_BLANK.search(text, begin)
+        if found is None:
+            return None
+        if self._begins.block is None:
+            return found.start()
+        return max(begin, text.rfind("\n", begin, found.start()) + 1)
+
+    def _content(self, shown: str, ends: Open, *, final: bool) -> str:
+        """What is sent for these words. At the end of the text, emphasis stays as it was written."""
+        begins, opening = self._begins, self._opening
+        if begins.block is not None:
+            fence = _QUOTED_FENCE.match(shown) if begins.block.in_quote else None
+            end = fence.end() if fence else len(FENCE) * shown.startswith(FENCE)
+            if end and begins.block.has_content:  # it was closed on the page before: nothing to open again
+                opening = replace(begins, block=None, in_line=False).reopening
+                shown = shown[end:].lstrip()
+        elif shown.startswith(FENCE):
+            opening = replace(begins, spans=()).reopening  # emphasis does not reach into a code block
+        if not shown:
+            return ""
         if opening[-1:] == shown[0]:  # together they would be another mark
             opening = ""
-        if closing[:1] == shown[-1]:
+        content = opening + shown
+        self.steps += 2 * len(content)
+        closing = "" if final or ends.block is not None else ends.closing
+        if FENCE in content and code_in(content).open_block:
+            closing = f"\n{FENCE}" if ends.block is None else ends.closing
+        if units(closing) > self._limit // 4 or closing[:1] == shown[-1]:
             closing = ""
-        if (
-            begins.in_line
-            and begins.fence is None
-            and read(opening + shown.partition("\n")[0]).fence is not None
-        ):
-            shown = _NO_FENCE + shown  # it was no fence in the middle of its line
-        return Page(source, f"{opening}{shown}{closing}")
+        return with_plain_links(content + closing)
 
-    def _cut(self) -> int:
-        """The best place to end the page at: a good break, better with nothing open, late enough to fill half."""
-        ends = list(self._ends())
-        while len(ends) > 1 and self._taken(ends[-1]) > self._limit:
-            ends.pop()
-        ends = [place for place in ends if not self._in_fence_line(place)] or ends
-        allowed, latest = set(ends), ends[-1]
-        fallback = 0
-        for pattern in _BREAKS:
-            places: list[int] = [found.end() for found in pattern.finditer(self._rest, 0, latest + 1)]
-            for place in reversed([one for one in places if latest // 2 <= one <= latest and one in allowed]):
-                if self._taken(place) <= self._limit:
-                    if read(self._rest[:place], self._open).plain:
-                        return place
-                    fallback = fallback or place
-        return fallback or latest
+    # Where it ends
 
-    def _in_fence_line(self, place: int) -> bool:
-        """Whether what is before it on its line is, or may become, a fence: cut there, neither half would be one."""
-        begin = self._rest.rfind("\n", 0, place) + 1
-        if begin == 0 and self._open.in_line:
-            return False
-        before = self._rest[begin:place]
-        return bool(before) and (before.isspace() or before.lstrip()[:3] in _FENCE_BEGINS)
+    def _finish(self, text: str, begin: int, place: _Place) -> None:
+        lead = self._lead(text, begin)
+        assert lead is not None  # noqa: S101
+        part = text[begin : place.at]
+        self.steps += len(part)
+        ends = read(part, self._begins)
+        content = self._content(text[lead : place.words_end], ends, final=False)
+        if content:
+            self.finished.append(Page("".join((*self._skipped, part)), content))
+            self._skipped = []
+        else:
+            self._skipped.append(part)
+        self._open_page(ends)
 
-    def _ends(self) -> Iterator[int]:
-        """Every place at which a page may end at all, as far as the text alone would fit: between graphemes, and
-        inside those that are too long."""
-        begin = taken = 0
-        for found in _GRAPHEME.finditer(self._rest):
-            whole = units(found[0]) <= min(_LONGEST_GRAPHEME, self._limit)
-            for end in (found.end(),) if whole else range(begin + 1, found.end() + 1):
-                taken += units(self._rest[begin:end])
-                if taken > self._limit and begin > 0:
-                    return
-                yield end
-                begin = end
+    def _cut(self, text: str, begin: int) -> _Place | None:
+        """The best end of the page that begins there; None if what is there fits on it.
 
-    def _taken(self, end: int) -> int:
-        return units(self._page(self._rest[:end]).content)
+        A good break, better with nothing open, late enough to fill half of the page. It depends on the text up to the
+        first word that does not fit, and on no more.
+        """
+        lead = self._lead(text, begin)
+        if lead is None:
+            return None
+        window = text[lead : lead + self._room + 1]
+        self.steps += len(window)
+        weights = [1] * len(window) if window.isascii() else [1 + (one > "\uffff") for one in window]
+        for found in GROWS.finditer(window):
+            weights[found.end() - 1] += GROWTH[found[0]]
+        sizes = list(accumulate(weights, initial=0))
+        fitting = bisect_right(sizes, self._room) - 1
+        if fitting == len(window) or _NO_BLANK.search(text, lead + fitting) is None:
+            return None
+        # A fence may need another one behind it.
+        room = self._room - (
+            _FENCE_ROOM if FENCE in window[:fitting] or self._begins.block is not None else 0
+        )
+        looks = _Looks(text, begin, lead, lead + fitting, self._begins, sizes, room, self._limit // 4)
+        place = looks.at_break() or looks.in_word()
+        self.steps += looks.steps
+        return place
+
+
+class _Looks:
+    """Looks for the end of one page.
+
+    Args:
+        text: has the page.
+        begin: where the page begins.
+        lead: where what is shown of it begins.
+        fits_until: where what fits ends, without what closes it.
+        begins: what is open where it begins.
+        sizes: how long it is with so many characters.
+        room: how long it may be.
+        longest_closing: what closes it is left out if it is longer.
+
+    Attributes:
+        steps: how many characters were looked at.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        begin: int,
+        lead: int,
+        fits_until: int,
+        begins: Open,
+        sizes: list[int],
+        room: int,
+        longest_closing: int,
+    ) -> None:
+        self.steps = 0
+        self._text = text
+        self._begin = begin
+        self._lead = lead
+        self._fits_until = fits_until
+        self._begins = begins
+        self._sizes = sizes
+        self._room = room
+        self._longest_closing = longest_closing
+
+    def at_break(self) -> _Place | None:
+        """The best break in the second half of the page, if there is one."""
+        plain: dict[_Rank, _Place] = {}
+        others: dict[_Rank, _Place] = {}
+        for place, reader in self._fitting(self._breaks()):
+            if reader.is_plain:
+                plain[place.rank] = place
+            elif not reader.in_block or (reader.has_content and self._text[place.words_end - 1] != "`"):
+                others[place.rank] = place  # in a block only where something of it is on this page
+        best = plain or others
+        return best[min(best)] if best else None
+
+    def in_word(self) -> _Place:
+        """The last place between two graphemes, better not inside a mark."""
+        fallback = best = None
+        for place, _ in self._fitting(self._boundaries()):
+            fallback = place
+            before, after = self._text[place.at - 1], self._text[place.at]
+            if before != "\\" and not (before == after and before in _MARKS):
+                best = place
+        return best or fallback or _Place(self._lead + 1, self._lead + 1)
+
+    def _breaks(self) -> Iterator[_Place]:
+        half = self._lead + (self._fits_until - self._lead) // 2
+        self.steps += self._fits_until - self._lead
+        for found in _BREAK.finditer(self._text, self._lead, self._fits_until):
+            blank = found["blank"]
+            if blank is None:
+                place = _Place(found.end(), found.end(), _Rank.SENTENCE)
+            else:
+                begin = found.start("blank")
+                if "\n" in blank:
+                    rank = _Rank.PARAGRAPH if _BLANK_LINE.search(blank) else _Rank.LINE
+                    # An indentation stays with its line.
+                    place = _Place(begin + blank.rindex("\n") + 1, begin, rank)
+                else:
+                    rank = _Rank.WORD if found["sentence"] is None else _Rank.SENTENCE
+                    place = _Place(found.end(), begin, rank)
+            if place.at >= half and self._is_boundary(place.at):
+                yield place
+
+    def _is_boundary(self, at: int) -> bool:
+        """Whether no grapheme reaches over a place behind white space or the end of a sentence."""
+        if self._text[at] < _FIRST_COMBINING:
+            return True
+        found = _GRAPHEME.match(self._text, at - 1, min(len(self._text), at + 1))
+        return found is None or found.end() == at
+
+    def _boundaries(self) -> Iterator[_Place]:
+        longest = min(_LONGEST_GRAPHEME, self._room // 2)
+        self.steps += self._fits_until - self._lead
+        least = self._room - self._longest_closing - longest
+        for found in _GRAPHEME.finditer(self._text, self._lead, self._fits_until + 1):
+            begin, end = found.span()
+            is_whole = units(found[0]) <= longest
+            for at in (end,) if is_whole else range(begin + 1, end + 1):
+                is_near = at <= self._fits_until and self._sizes[at - self._lead] >= least
+                if is_near and not self._text[at - 1].isspace():
+                    yield _Place(at, at)
+
+    def _fitting(self, places: Iterable[_Place]) -> Iterator[tuple[_Place, Reader]]:
+        """The places at which the page fits, each with a reader that has read up to there."""
+        reader, at = Reader(self._begins), self._begin
+        for place in places:
+            reader.feed(self._text[at : place.at])
+            at = place.at
+            size = self._sizes[place.words_end - self._lead]
+            if reader.closing_length <= self._longest_closing:  # else nothing closes it
+                size += reader.closing_length
+            if size <= self._room:
+                yield place, reader
+        self.steps += reader.steps
 
 
 def split_pages(text: str, limit: int = PAGE_LIMIT) -> list[Page]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
 from bot.replies.harmless import without_controls
-from bot.replies.markdown import read
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, units
 from bot.replies.status import REST_FOLLOWS, THINKING, ending_lines, loading_line, queued_line
 from bot.replies.think import ThinkFilter
@@ -31,27 +30,28 @@ class Shown:
     Attributes:
         finished: how it ended, once it has.
         due: whether there is news.
-        text: what the model wrote, thoughts and tags included.
         has_words: whether there is something of the answer to see.
     """
 
     finished: Finished | None = None
     due: bool = False
-    text: str = ""
     has_words: bool = False
-    _unread: str = ""
+    _written: list[str] = field(default_factory=list)
+    _unread: list[str] = field(default_factory=list)
     _status: str = ""
     _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
     _think: ThinkFilter = field(default_factory=ThinkFilter)
-    _splitter: PageSplitter = field(default_factory=PageSplitter)
+    _splitter: PageSplitter = field(default_factory=lambda: PageSplitter(most=PAGES_SHOWN))
 
     @classmethod
     def going_on(cls, said: str) -> Shown:
         """For an answer that goes on from where an earlier one was cut: in the same thought, or code block."""
         think = ThinkFilter()
-        answered = think.feed(without_controls(said)) + ("" if think.thinking else think.flush())
-        think.thoughts = ""
-        return cls(_think=think, _splitter=PageSplitter(before=read(answered)))
+        think.feed(without_controls(said))
+        if not think.thinking:
+            think.flush()
+        think.forget_thoughts()
+        return cls(_think=think, _splitter=PageSplitter(before=think.open, most=PAGES_SHOWN))
 
     def apply(self, event: Event, now_s: float = 0.0) -> None:
         """Take in an event that came at this time."""
@@ -62,8 +62,8 @@ class Shown:
             case Loading():
                 self._status = loading_line(event)
             case TextDelta(text, _):
-                self.text += text
-                self._unread += text
+                self._written.append(text)
+                self._unread.append(text)
                 if not self.has_words:
                     self._read()
             case Finished():
@@ -72,6 +72,12 @@ class Shown:
                 self.has_words = self._has_words()
                 self.finished = event
         self.due = True
+
+    @property
+    def text(self) -> str:
+        """What the model wrote, thoughts and tags included."""
+        self._written = ["".join(self._written)]
+        return self._written[0]
 
     @property
     def counts_down(self) -> bool:
@@ -96,15 +102,20 @@ class Shown:
         """What the model thought, which is not part of the answer."""
         return self._think.thoughts
 
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether the model thought something."""
+        return self._think.has_thoughts
+
     def _read(self) -> None:
-        """Take in what has come since the last time. Not for every token: this looks at the whole last page."""
-        self._splitter.feed(self._think.feed(without_controls(self._unread)))
-        self._unread = ""
+        """Take in what has come since the last time."""
+        self._splitter.feed(self._think.feed(without_controls("".join(self._unread))))
+        self._unread = []
         self.has_words = self.has_words or self._has_words()
         self._status = THINKING if self._think.thinking else "" if self.has_words else self._status
 
     def _has_words(self) -> bool:
-        return bool(self._splitter.finished or self._splitter.last.content)
+        return self.has_words or self._splitter.contents != [""]
 
     @property
     def has_something(self) -> bool:
@@ -116,28 +127,25 @@ class Shown:
         self._read()
         if not self.has_words:
             return Contents([self._status])
-        pages = [page.content for page in self._splitter.pages]
-        note = self._status
-        if len(pages) > PAGES_SHOWN:
-            pages, note = pages[:PAGES_SHOWN], REST_FOLLOWS
+        pages, note = self._splitter.contents, self._status
+        if self._splitter.has_beyond:
+            note = REST_FOLLOWS
         return Contents(_with_note(pages, note))
 
     def end(
         self, finished: Finished, alias: str, stopped_by: str | None = None, reference: str = ""
     ) -> Contents:
         """What to show for good; for the last two see `ending_lines`."""
-        pages = self._splitter.pages
         notes = ending_lines(finished, alias, stopped_by, reference)
-        if len(pages) > PAGES_SHOWN:
-            rest = "".join(page.source for page in pages[PAGES_SHOWN:])
-            return Contents([*(page.content for page in pages[:PAGES_SHOWN]), notes], rest)
-        contents = [page.content for page in pages] if self.has_words else [self._nothing(finished)]
+        if self._splitter.has_beyond:
+            return Contents([*self._splitter.contents, notes], self._splitter.beyond)
+        contents = self._splitter.contents if self.has_words else [self._nothing(finished)]
         return Contents(_with_note(contents, notes))
 
     def _nothing(self, finished: Finished) -> str:
         if finished.reason not in (FinishReason.STOP, FinishReason.LENGTH):
             return ""
-        return _ONLY_THOUGHT if self.thoughts.strip() else _SILENCE
+        return _ONLY_THOUGHT if self.has_thoughts else _SILENCE
 
 
 def _with_note(pages: list[str], note: str) -> list[str]:

@@ -7,82 +7,135 @@ such tags.
 
 from __future__ import annotations
 
-from bot.replies.markdown import Open, read
+import re
+
+from bot.replies.markdown import Open, Reader
 
 _OPENING, _CLOSING = "<think>", "</think>"
+_BLANK = re.compile(r"[^\S\n]*")
 
 
 class ThinkFilter:
-    """Feed it what the model writes; it gives what belongs to the answer.
+    """Feed it what the model writes; it gives what belongs to the answer. It looks at each character once.
 
     Attributes:
-        thoughts: what was thought so far.
         thinking: whether the model is thinking now.
     """
 
     def __init__(self) -> None:
-        self.thoughts = ""
         self.thinking = False
+        self._thoughts: list[str] = []  # no white space at the beginning
         self._after_thought = False  # the line ends behind a thought belong to it
-        self._held = ""  # what may be the beginning of a tag
-        self._line = ""  # the answer's last line so far
-        self._open = Open()  # what is open in the answer before that line
+        self._held = ""  # what may be the beginning of a tag, and is shorter than one
+        self._blank: list[str] = []  # white space at the start of the answer's line: it may be before a tag
+        self._line_begins = True  # nothing but white space is in the answer's line
+        self._reader = Reader()  # has read the answer
+
+    @property
+    def thoughts(self) -> str:
+        """What was thought so far."""
+        self._thoughts = ["".join(self._thoughts)]
+        return self._thoughts[0]
+
+    @property
+    def has_thoughts(self) -> bool:
+        """Whether something was thought so far."""
+        return any(self._thoughts)
+
+    @property
+    def open(self) -> Open:
+        """What is open behind the answer so far."""
+        return self._reader.open
+
+    @property
+    def steps(self) -> int:
+        """How many characters of the answer were read for what is open in it."""
+        return self._reader.steps
 
     def feed(self, text: str) -> str:
         """The part of `text` that is certain to be answer."""
-        text = self._held + text
-        self._held = ""
-        answer = ""
-        while text:
-            text, part = self._think(text) if self.thinking else self._speak(text)
-            answer += part
-        return answer
+        text, self._held = self._held + text, ""
+        answer: list[str] = []
+        at = 0
+        while at < len(text):
+            at = self._think(text, at) if self.thinking else self._speak(text, at, answer)
+        return "".join(answer)
 
     def flush(self) -> str:
         """What was held back, at the end: it was no tag after all."""
         held, self._held = self._held, ""
         if self.thinking:
-            self.thoughts += held
+            self._add_thought(held)
             return ""
+        held = "".join((*self._blank, held))
+        self._blank = []
+        self._line_begins = self._line_begins and not held.strip()
+        self._reader.feed(held)
         return held
 
-    def _think(self, text: str) -> tuple[str, str]:
-        """Take thoughts from the front; what is left, and no answer."""
-        thought, tag, rest = text.partition(_CLOSING)
-        if tag:
-            self.thinking = False
-            self.thoughts = (self.thoughts + thought).strip()
-            self._after_thought = True
-            return rest, ""
-        kept = _beginning_of(_CLOSING, text)
-        self.thoughts += text[: len(text) - kept]
+    def forget_thoughts(self) -> None:
+        """Go on as if nothing had been thought so far."""
+        self._thoughts = []
+
+    def _think(self, text: str, at: int) -> int:
+        """Take in thoughts from there; where they end."""
+        end = text.find(_CLOSING, at)
+        if end >= 0:
+            self._add_thought(text[at:end])
+            self._end_thought()
+            return end + len(_CLOSING)
+        kept = _beginning_of(_CLOSING, text, at)
+        self._add_thought(text[at : len(text) - kept])
         self._held = text[len(text) - kept :]
-        return "", ""
+        return len(text)
 
-    def _speak(self, text: str) -> tuple[str, str]:
-        """Take answer from the front, up to the end of a line or to a tag; what is left, and that."""
+    def _add_thought(self, text: str) -> None:
+        if not self._thoughts:
+            text = text.lstrip()
+        if text:
+            self._thoughts.append(text)
+
+    def _end_thought(self) -> None:
+        self.thinking = False
+        self._after_thought = True
+        self._line_begins = True
+        while self._thoughts:
+            last = self._thoughts.pop().rstrip()
+            if last:
+                self._thoughts.append(last)
+                break
+
+    def _speak(self, text: str, at: int, answer: list[str]) -> int:
+        """Take in answer from there, up to the end of a line or to a tag; where that is."""
         if self._after_thought:
-            text = text.lstrip("\n")
-            self._after_thought = not text
-        line, newline, rest = text.partition("\n")
-        if not self._line.strip() and self._open.fence is None:
-            begun = line.lstrip()
-            if begun.startswith(_OPENING):
-                self.thinking = True
-                return begun[len(_OPENING) :] + newline + rest, ""
-            if not newline and _OPENING.startswith(begun):  # nothing but white space may be before a tag too
-                self._held = line
-                return "", ""
-        self._line += line
-        if newline:
-            self._open = read(self._line + newline, self._open)
-            self._line = ""
-        return rest, line + newline
+            if text[at] == "\n":
+                return at + 1
+            self._after_thought = False
+        if self._line_begins and not self._reader.in_block:
+            blank = _BLANK.match(text, at)
+            assert blank is not None  # noqa: S101
+            if blank[0]:
+                self._blank.append(blank[0])
+            at = blank.end()
+            if text.startswith(_OPENING, at):
+                self.thinking, self._blank = True, []
+                return at + len(_OPENING)
+            if _OPENING.startswith(text[at : at + len(_OPENING)]):
+                self._held = text[at:]
+                return len(text)
+        end = text.find("\n", at) + 1 or len(text)
+        line = "".join((*self._blank, text[at:end]))
+        self._blank = []
+        answer.append(line)
+        self._reader.feed(line)
+        self._line_begins = line.endswith("\n") or (self._line_begins and line.isspace())
+        return end
 
 
-def _beginning_of(tag: str, text: str) -> int:
+def _beginning_of(tag: str, text: str, since: int) -> int:
     """How many characters at the end of the text may be the beginning of the tag."""
-    return next((n for n in range(min(len(tag) - 1, len(text)), 0, -1) if tag.startswith(text[-n:])), 0)
+    most = min(len(tag) - 1, len(text) - since)
+    return next((n for n in range(most, 0, -1) if tag.startswith(text[-n:])), 0)
 
 
 def thoughts_in(text: str) -> str:

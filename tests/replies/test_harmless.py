@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.replies.harmless import with_plain_links, without_controls
-from bot.replies.markdown import Fence, Open
 from bot.replies.pages import split_pages
+from tests.replies.discord_markdown import masked_links
+
+CASES = int(os.environ.get("PROPERTY_CASES", "2000"))  # continuous integration: 20,000
 
 
 @pytest.mark.parametrize(
@@ -28,14 +32,97 @@ from bot.replies.pages import split_pages
             "```\n[x](https://a.example)\n```\n[x](https://a.example)",
             "```\n[x](https://a.example)\n```\n[x]\\(https://a.example)",
         ),
+        # Ordinary answers about links: their code is left alone.
+        ("**Write** `[a](https://b.c)`, *not* `a`.", "**Write** `[a](https://b.c)`, *not* `a`."),
+        ("1. Use `[a](https://b.c)`\n2. [x] done", "1. Use `[a](https://b.c)`\n2. [x] done"),
+        ("So [1](2): ```md\n[a](https://b.c)\n```", "So [1](2): ```md\n[a](https://b.c)\n```"),
+        ("See https://b.c/d_e and `[a](https://b.c)`", "See https://b.c/d_e and `[a](https://b.c)`"),
+        # Discord takes backslashes and angle brackets out of a target, and white space before it.
+        ("[x](https\\://a.example)", "[x]\\(https\\://a.example)"),
+        ("[x](\n <https://a.example>)", "[x]\\(\n <https://a.example>)"),
+        ("[x\\](https://a.example)", "[x\\]\\(https://a.example)"),
     ],
 )
 def test_links_are_shown_as_they_are_and_code_is_left_alone(written: str, shown: str) -> None:
-    assert with_plain_links(written, Open()) == shown
+    assert with_plain_links(written) == shown
+    assert not masked_links(shown)
 
 
-def test_inside_a_code_block_that_began_earlier_nothing_is_touched() -> None:
-    assert with_plain_links("[x](https://a.example)", Open(Fence("```", ""))) == "[x](https://a.example)"
+LINK = "[your bank](https://evil.example)"
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        f"~~~\n{LINK}\n~~~",  # no fence in Discord
+        f"`a``{LINK}```b",  # three openings and no end
+        f"``` ok ```\n{LINK}\n```",  # the block ends in its line
+        f"`\\`{LINK}`",  # a backslash does nothing in code
+        f"\\`{LINK}`",  # and makes a backtick a letter outside of it
+        f"**a ` ** {LINK} `",  # bold words end inside what would be code
+        f"*a ` b* {LINK} `",
+        f"_a ` b_ {LINK} `",
+        f"__a ` b__ {LINK} `",
+        f"~~a ` b~~ {LINK} `",
+        f"||a ` b|| {LINK} `",
+        "[a `b](https://evil.example) c`",  # the label of a link begins before the code
+        f"[a `b](j) {LINK} c`",
+        f"https://a.example/` {LINK} `",  # the backtick belongs to the address
+        f"<a:/`> {LINK} `",
+        f"# a ```\n{LINK}\n```",  # a heading ends with its line, and the block in it was none
+        f"-# a ```\n{LINK}\n```",
+        f"> a ```\n{LINK}\n```",
+        f"- a ```\n{LINK}\n```",
+        f"# **a\nb** ` ** {LINK} `",
+    ],
+)
+def test_what_only_looks_like_code_hides_no_link(written: str) -> None:
+    assert masked_links(written), "the reader that judges sees no link here"
+    assert not masked_links(with_plain_links(written))
+    assert not any(masked_links(page.content) for page in split_pages(f"{'word ' * 9}{written}", 64))
+
+
+def test_where_a_page_begins_in_code_its_links_are_judged_as_its_own() -> None:
+    text = "```md\n" + f"{LINK}\n" * 12 + f"```\n{LINK}"
+    pages = [page.content for page in split_pages(text, 200)]
+    assert len(pages) > 2
+    assert not any(masked_links(page) for page in pages)
+    assert all(LINK in page for page in pages[:-1])  # it is left as it is where it is code
+
+
+PIECES = st.lists(
+    st.sampled_from(
+        [
+            *(
+                LINK,
+                "](https://e.x)",
+                "[",
+                "]",
+                "(j)",
+                "](",
+                "<",
+                ">",
+                "https://",
+                ":",
+                "¯",
+                "\n",
+                " ",
+                "a",
+                "\\",
+            ),
+            *("`", "``", "```", "*", "**", "_", "__", "~~", "||"),
+            *("# ", "> ", "- ", ">>> ", "-# "),
+        ]
+    ),
+    max_size=24,
+).map("".join)
+
+
+@pytest.mark.timeout(600)  # many cases, on machines that are shared
+@settings(max_examples=CASES, deadline=None)
+@given(PIECES)
+def test_whatever_marks_are_around_it_no_link_is_masked(text: str) -> None:
+    assert not masked_links(with_plain_links(text))
 
 
 @pytest.mark.parametrize(
@@ -52,10 +139,12 @@ def test_characters_that_hide_or_turn_text_are_gone_and_writing_is_not(written: 
     assert without_controls(written) == shown
 
 
-@given(st.text(max_size=300))
+@pytest.mark.timeout(600)
+@settings(max_examples=CASES // 4, deadline=None)
+@given(st.text(max_size=300) | PIECES)
 def test_whatever_is_written_no_masked_link_is_on_a_page(text: str) -> None:
     pages = split_pages(f"{text}\n\n[x](https://evil.example) {text}", 200)
-    assert not any("](https:" in page.content for page in pages) or "`" in text or "~~~" in text
+    assert not any(masked_links(page.content) for page in pages)
 
 
 def test_a_page_with_many_links_still_fits() -> None:

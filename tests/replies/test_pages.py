@@ -12,29 +12,62 @@ from hypothesis import strategies as st
 
 from bot.replies.markdown import read
 from bot.replies.pages import MESSAGE_LIMIT, PAGE_LIMIT, Page, PageSplitter, split_pages, units
+from tests.replies.discord_markdown import backticks, masked_links
 
 CASES = int(os.environ.get("PROPERTY_CASES", "2000"))  # continuous integration: 20,000
 
 FAMILY = "👩‍👩‍👧‍👦"
-WORDS = st.sampled_from(
-    [
-        "cat",
-        "regression",
-        "漢字",
-        "x" * 70,
-        FAMILY,
-        "e\u0301\u0301",
-        "שלום",
-        "🇯🇵",
-        "**bold**",
-        "`code`",
-        "||secret||",
-    ]
-) | st.sampled_from(
-    ["*", "**", "__", "`", "||", "~~", "_", "\\", "2*3", "snake_case", "https://example.org/a_b"]
+WORDS = (
+    st.sampled_from(
+        [
+            "cat",
+            "regression",
+            "漢字",
+            "x" * 70,
+            FAMILY,
+            "e\u0301\u0301",
+            "שלום",
+            "🇯🇵",
+            "**bold**",
+            "`code`",
+            "||secret||",
+        ]
+    )
+    | st.sampled_from(
+        [
+            "*",
+            "**",
+            "__",
+            "`",
+            "``",
+            "```",
+            "````",
+            "~",
+            "~~~",
+            "||",
+            "~~",
+            "_",
+            "\\",
+            "2*3",
+            "snake_case",
+            "[",
+            "]",
+            "<",
+            ">",
+        ]
+    )
+    | st.sampled_from(
+        [
+            "[bank](https://evil.example)",
+            "](https://evil.example)",
+            "](<steam://x>)",
+            "https://example.org/a_b",
+            "[a](b",
+        ]
+    )
 )
 SPACES = st.sampled_from(
-    [" ", ". ", "! ", "? ", "\n", "\n\n", "\n> ", "\n- ", "\n## ", "\n>>> ", "  ", "\t", ""]
+    [" ", ". ", "! ", "? ", "\n", "\n\n", "\n> ", "\n- ", "\n1. ", "\n## ", "\n-# ", "\n>>> ", "  ", "\t", ""]
 )
 PROSE = st.lists(st.tuples(WORDS, SPACES).map("".join), max_size=12).map("".join)
 MARKERS = st.sampled_from(
@@ -69,6 +102,8 @@ def fed(pieces: list[str], limit: int) -> list[list[Page]]:
 @settings(max_examples=CASES, deadline=None)
 @given(text=TEXT, limit=st.integers(64, 240), cuts=st.lists(st.integers(1, 120), max_size=6))
 @example(text="cat cat cat cat cat\n>>> cat\n>>> ~~~~ https://example.org/a_b ", limit=64, cuts=[])
+@example(text="~~~\n[your bank](https://evil.example)\n~~~", limit=64, cuts=[])
+@example(text="`a``[your bank](https://evil.example)```b", limit=64, cuts=[])
 def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts: list[int]) -> None:
     pieces, rest = [], text
     for size in cuts:
@@ -89,8 +124,10 @@ def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts:
     assert all(units(page.content) <= limit + 64 + 2 * 64 for page in last[-1:])
     assert all(units(page.content) <= limit for page in last[:-1])
     assert all(page.content.strip() for page in last) or not text.strip()
-    # No code block reaches into what is put under a page.
-    assert all(read(page.content).fence is None for page in last)
+    # No code block is left open, so that none could reach into what is put under a page.
+    assert not any(backticks(page.content).left_open for page in last)
+    # No link is hidden behind other words.
+    assert not any(masked_links(page.content) for page in last)
     # No character that people see as one is cut.
     places, boundaries = 0, {0, *(found.end() for found in regex.finditer(r"\X", text))}
     for page in last[:-1]:
@@ -101,34 +138,38 @@ def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts:
 @settings(max_examples=1_000, deadline=None)
 @given(
     blocks=st.lists(
-        st.tuples(st.sampled_from(["```python", "~~~", "```", "````md"]), st.integers(0, 30), PROSE),
+        st.tuples(st.sampled_from(["```python\n", "```\n", "words ```c++\n", "```"]), st.integers(1, 30)),
         max_size=3,
     ),
     limit=st.integers(60, 160),
 )
 def test_every_line_of_code_is_inside_a_block_of_its_language(
-    blocks: list[tuple[str, int, str]], limit: int
+    blocks: list[tuple[str, int]], limit: int
 ) -> None:
     text = ""
-    number = 0
     expected: dict[str, str] = {}
-    for opening, lines, _ in blocks:
-        code = [
-            f"line{number + n:04d} = ```" if opening == "````md" else f"line{number + n:04d}"
-            for n in range(lines)
-        ]
-        number += lines
-        marker = opening.rstrip("pythonmd")
-        text += "\n".join(["words", opening, *code, marker, ""])
-        expected |= {line: opening.removeprefix(marker) for line in code}
-    found: dict[str, str] = {}
-    for content in contents(text, limit):
-        state = read("")
-        for line in content.splitlines(keepends=True):
-            if line.startswith("line") and state.fence is not None:
-                found[line.rstrip("\n")] = state.fence.info
-            state = read(line, state)
+    for number, (opening, lines) in enumerate(blocks):
+        code = [f"    line{number}{n:04d}" for n in range(lines)]
+        text += "\n".join(["words", opening + code[0], *code[1:], "``` more words", ""])
+        expected |= {line: opening.partition("```")[2].strip() for line in code}
+    found = {
+        line: language
+        for content in contents(text, limit)
+        for language, words in backticks(content).blocks
+        for line in words.split("\n")
+    }
     assert found == expected
+
+
+@pytest.mark.timeout(600)
+@settings(max_examples=CASES // 4, deadline=None)
+@given(text=TEXT, limit=st.integers(64, 240), cuts=st.lists(st.integers(0, 40), max_size=8))
+def test_how_it_is_cut_into_tokens_makes_no_difference(text: str, limit: int, cuts: list[int]) -> None:
+    pieces, rest = [], text
+    for size in cuts:
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    assert fed([*pieces, rest], limit)[-1] == split_pages(text, limit)
 
 
 def test_a_short_answer_is_one_page_and_nothing_is_one_empty_page() -> None:
@@ -201,9 +242,38 @@ def test_a_code_block_goes_on_in_the_same_language_and_nothing_bleeds_out_of_it(
     ]
 
 
-def test_a_longer_fence_holds_shorter_ones_and_is_opened_again_as_long() -> None:
-    text = "````md\n```py\nprint(1)\n```\nmore text in it\n````\nend"
-    assert contents(text, 34) == ["````md\n```py\nprint(1)\n```\n````", "````md\nmore text in it\n````\nend"]
+def test_tildes_and_longer_fences_are_no_fences_in_discord() -> None:
+    assert contents("~~~\nwords that are no code at all\n~~~", 28) == [
+        "~~~\nwords that are no code",
+        "at all\n~~~",
+    ]
+    assert read("````md\ncode").block == read("```\ncode").block
+    assert read("````md\n```").block is None
+
+
+@pytest.mark.parametrize(
+    ("text", "pages"),
+    [
+        (  # words before a fence are no reason for it not to be one
+            "Sure! ```python\nfirst = 1\nsecond = 2\nthird = 3\n```\nThat was it.",
+            [
+                "Sure! ```python\nfirst = 1\n```",
+                "```python\nsecond = 2\nthird = 3\n```",
+                "That was it.",
+            ],
+        ),
+        (  # nor are words behind it
+            "Before it: ``` ok ``` and then there are only words, and more.",
+            ["Before it: ``` ok ``` and then", "there are only words, and more."],
+        ),
+        (  # a block in a quote goes on in a quote
+            "> ```py\n> first = 1\n> second = 2\n> ```\nwords",
+            ["> ```py\n> first = 1\n> ```", "> ```py\n> second = 2\n> ```\nwords"],
+        ),
+    ],
+)
+def test_a_block_begins_and_ends_at_three_backticks_wherever_they_are(text: str, pages: list[str]) -> None:
+    assert contents(text, 36) == pages
 
 
 def test_the_end_of_a_block_that_fell_on_the_next_page_is_not_an_empty_block_there() -> None:
@@ -229,9 +299,15 @@ def test_a_chunk_far_longer_than_a_message_is_all_there() -> None:
     assert len(pages) == 17
 
 
-def test_backticks_behind_words_are_inline_code() -> None:
-    assert read("Like so: ```inline``` words").spans == ()
+def test_one_or_two_backticks_are_inline_code() -> None:
     assert read("Like so: ``a ` b").spans == ("``",)
+    assert read("Like so: ``a ` b``").spans == ()
+    assert read("It`s a line.\nAnd another").spans == ()
+
+
+def test_a_backtick_behind_a_backslash_is_no_mark() -> None:
+    assert read("a \\`b").spans == ()
+    assert read("a \\\\`b").spans == ("`",)
 
 
 def test_marks_over_marks_are_no_writing_and_are_cut() -> None:

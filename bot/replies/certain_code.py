@@ -1,0 +1,170 @@
+"""Which parts of a message Discord shows as code, whatever else is in the message. Pure.
+
+Backticks alone do not make code. Discord tries one rule after the other at each place. Bold words, a spoiler, a link or
+a quote that begin before a backtick and end behind it keep it from being a mark. `docs/discord-markdown.md` has the
+rules. Here a part counts as code only where none of them can reach into it. From the first doubt on nothing counts.
+"""
+
+from __future__ import annotations
+
+import re
+
+from bot.replies.markdown import code_in
+
+# In this order: what is one piece to Discord, what one character does, runs of marks.
+_TOKEN = re.compile(
+    r"(?P<escape>\\[^0-9A-Za-z\s])"
+    r"|(?P<url>(?:https?|steam)://[^\s<]{2,})"
+    r"|(?P<angle><[^ >\n]*\n?)"
+    r"|(?P<emoji>:[^\s:]+(?=:))"
+    r"|(?P<run>\*+|_+|~~+|\|\|+)"
+    r"|(?P<bracket>[\[\]])"
+    r"|(?P<line>\n)"
+    r"|(?P<arms>¯)"
+)
+_MARKS = re.compile(r"[*_~|\[\]\\\n]")
+_URL_MARKS = re.compile(r"[\[\]\\]")
+_LINE = re.compile(
+    r"(?P<indent> *)(?:>>> +)?(?: *(?:(?P<bound>>|#{1,3} |-# )|(?P<item>[-*+•] |\d+[.)] )))?(?P<rest>[^\n]?)"
+)
+_SIMPLE_TARGET = re.compile(r"\]\([^][()<:`*_~|\\\s]*\)")
+# What makes a masked link, up to the scheme of its target; Discord takes backslashes out of a target.
+LINK_TARGET = re.compile(r"\]\((?=[^][A-Za-z0-9()+.\-\\]*[A-Za-z0-9+.\-\\]+:)")
+
+
+class Labels:
+    """Whether a "[" that was read can be the beginning of a link whose label ends here.
+
+    A label may hold brackets in pairs, and a "]" alone if the next bracket is another "]".
+    """
+
+    def __init__(self) -> None:
+        self._outside = self._inside = self._behind_end = False
+
+    def read(self, bracket: str, *, begins: bool) -> bool:
+        """Read a bracket; whether it can be the end of a label.
+
+        Args:
+            bracket: "[" or "]".
+            begins: whether a label can begin with it.
+        """
+        if bracket == "[":
+            self._inside = self._inside or self._outside
+            self._outside, self._behind_end = begins, False
+            return False
+        ends = self._outside or self._behind_end
+        self._behind_end, self._outside, self._inside = ends, self._inside, False
+        return ends
+
+
+class _Surroundings:
+    """What was read of a message outside its code, as far as it can keep something from being code."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._spans: list[str] = []  # which may be open, outermost first
+        self._in_doubt = False
+        self._labels = Labels()
+        self._in_list = self._ends_with_line = False
+        self._begin_line(0)
+
+    def read(self, begin: int, end: int) -> None:
+        """Read a part without code."""
+        for found in _TOKEN.finditer(self._message, begin, end):
+            kind, token = str(found.lastgroup), found[0]
+            if kind == "run":
+                self._run(token, found.start(), found.end())
+            elif kind == "bracket":
+                self._bracket(token, found.start(), begins=True)
+            elif kind == "line":
+                self._in_doubt |= self._ends_with_line and bool(self._spans)
+                self._begin_line(found.end())
+            elif kind == "escape":
+                self._in_doubt |= token[1] in "~|"  # strikes and spoilers know no backslash
+                if token[1] in "[]":
+                    self._bracket(token[1], found.end() - 1, begins=False)
+            elif kind == "url":
+                self._in_doubt |= bool((_MARKS if self._spans else _URL_MARKS).search(token))
+            else:
+                self._in_doubt |= kind == "arms" or bool(_MARKS.search(token))
+        self._in_doubt |= _is_in_address(self._message[begin:end])
+
+    def passes(self, begin: int, end: int) -> bool:
+        """Read a part that may be code; whether it is for certain."""
+        code = self._message[begin:end]
+        lines = "\n" in code
+        if self._in_doubt or (lines and self._ends_with_line):
+            return False
+        if any(span[0] in code for span in self._spans):
+            return False
+        for found in re.finditer(r"[\[\]]", code):
+            ends = self._labels.read(found[0], begins=False)
+            if ends and code.startswith("(", found.end()):
+                return False
+        if lines:
+            self._in_list = self._ends_with_line = False
+        return True
+
+    def _bracket(self, bracket: str, place: int, *, begins: bool) -> None:
+        ends = self._labels.read(bracket, begins=begins)
+        if ends and self._message.startswith("(", place + 1):
+            # One with a scheme will be no link any more. Any other is one piece to Discord, with all marks in it.
+            simple = not self._spans and _SIMPLE_TARGET.match(self._message, place)
+            self._in_doubt |= not (simple or LINK_TARGET.match(self._message, place))
+
+    def _begin_line(self, place: int) -> None:
+        found = _LINE.match(self._message, place)
+        assert found is not None  # noqa: S101
+        if found["item"]:
+            self._in_list = True
+        elif found["rest"] and not found["indent"]:
+            self._in_list = False
+        self._ends_with_line = bool(found["bound"]) or self._in_list
+
+    def _run(self, run: str, begin: int, end: int) -> None:
+        before, after = self._message[begin - 1 : begin] if begin else "", self._message[end : end + 1]
+        top = self._spans[-1] if self._spans else ""
+        if len(run) > 2:
+            self._in_doubt = True
+        elif run != top:
+            self._in_doubt |= run in self._spans
+            if run != "*" or (after and not _is_space(after)):
+                self._spans.append(run)
+        elif run == "*":
+            if not _is_space(before) or not after or _is_space(after):
+                self._spans.pop()
+        elif run == "_":
+            if not (after.isascii() and after.isalnum()):
+                self._spans.pop()
+        elif run == "~~" and after == "_":
+            self._in_doubt = True
+        else:
+            self._spans.pop()
+
+
+def _is_in_address(before: str) -> bool:
+    """Whether what is behind this may belong to a link: one that is written out, or one in angle brackets."""
+    angle = before.rfind("<")
+    if angle >= 0 and " " not in before[angle:] and ">" not in before[angle:]:
+        return True
+    words = before[angle + 1 :].rsplit(None, 1)
+    return bool(words) and not before[-1].isspace() and "://" in words[-1]
+
+
+def _is_space(character: str) -> bool:
+    return character.isspace() or character == "\ufeff"
+
+
+def certain_code(message: str) -> list[tuple[int, int]]:
+    """Where the parts begin and end that are code for certain, marks included."""
+    regions: list[tuple[int, int]] = []
+    code = code_in(message)
+    surroundings = _Surroundings(message)
+    at = 0
+    for begin, end in code.regions:
+        surroundings.read(at, begin)
+        if not surroundings.passes(begin, end):
+            break
+        regions.append((begin, end))
+        at = end
+    return regions
