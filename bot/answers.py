@@ -21,6 +21,7 @@ from bot.inference.engine import Finished, GenerationRequest
 from bot.inference.generation import Generation
 from bot.inference.queue import InferenceQueue
 from bot.replies.live import LiveReply
+from bot.replies.long_texts import read_apart
 from bot.replies.shown import Shown
 from bot.replies.surface import InteractionSurface, Surface
 
@@ -112,7 +113,8 @@ class Answers:
     ) -> Finished:
         """Show a generation, and keep how it ended. Inside of its block: whoever stops the bot waits for those who have
         not left it."""
-        reply = self._live_reply(surface, generation.id, Shown.going_on(said))
+        shown = await read_apart(Shown.going_on, said)
+        reply = self._live_reply(surface, generation.id, shown)
         keeping = self._archive.keeping(generation, origin)
         self._live[generation.id] = UnderWay(reply, origin, generation)
         try:

@@ -15,6 +15,7 @@ from bot.chat.prompt import Messages, follow_up
 from bot.errors import ReplyForgotten, StorageError
 from bot.inference.engine import Finished
 from bot.inference.generation import Generation
+from bot.replies.long_texts import read_apart
 from bot.replies.think import without_thoughts
 from bot.storage.database import in_time
 from bot.storage.replies import INTERRUPTED, KeptReply, Replies
@@ -173,10 +174,10 @@ def words_of(kept: KeptReply) -> str:
     return messages_to_go_on(kept)[-1].content
 
 
-def conversation(kept: KeptReply, question: str) -> Messages:
+async def conversation(kept: KeptReply, question: str) -> Messages:
     """What a model is to read that is asked something after an answer."""
     *before, last = messages_to_go_on(kept)
-    return follow_up(before, without_thoughts(last.content), question)
+    return follow_up(before, await read_apart(without_thoughts, last.content), question)
 
 
 async def _if_possible(work: Awaitable[_Result]) -> _Result | None:

@@ -13,6 +13,7 @@ from bot.chat.prompt import said_before
 from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
 from bot.replies.buttons import Press, buttons_at_end, view_of
 from bot.replies.live import is_gone
+from bot.replies.long_texts import read_apart
 from bot.replies.shown import Shown
 from bot.replies.status import interrupted_text
 from bot.replies.surface import TROUBLE, ChannelSurface
@@ -78,7 +79,7 @@ async def _show_end(surface: ChannelSurface, kept: KeptReply) -> None:
     """The whole answer, as the reply would have shown it; who stopped it, or what failed, is not kept."""
     usage = Usage(**kept.numbers)
     finished = Finished(FinishReason(str(kept.reason)), usage)
-    shown = Shown.going_on(said_before(messages_of(kept)))
+    shown = await read_apart(Shown.going_on, said_before(messages_of(kept)))
     shown.apply(TextDelta(kept.answer, usage))
     shown.apply(finished)
     contents = shown.end(finished, kept.alias, reference=kept.id)

@@ -20,7 +20,8 @@ from bot.replies.buttons import OPTIONS_LIMIT, Press, model_view
 from bot.replies.details import details_card, details_document
 from bot.replies.explain import tell
 from bot.replies.harmless import without_controls
-from bot.replies.pages import split_pages
+from bot.replies.long_texts import read_apart
+from bot.replies.pages import PageSplitter
 from bot.replies.places import place_of
 from bot.replies.think import thoughts_in
 from bot.storage.replies import KeptReply
@@ -124,11 +125,10 @@ class Presses:
 
     async def _thoughts(self, interaction: _Interaction, reply_id: str) -> None:
         kept = await self._archive.find(reply_id)
-        thoughts = thoughts_in(words_of(kept))
-        first, *rest = split_pages(without_controls(thoughts))
-        files = [_file(thoughts, "thinking.md")] if rest else []
+        thoughts, first, is_all = await read_apart(_thoughts_to_show, words_of(kept))
+        files = [] if is_all else [_file(thoughts, "thinking.md")]
         await interaction.response.send_message(
-            first.content or "The model did not think aloud.",
+            first or "The model did not think aloud.",
             files=files,
             ephemeral=True,
             allowed_mentions=_NOBODY,
@@ -155,6 +155,14 @@ class Presses:
         if kept.asker_id != interaction.user.id:
             raise NotAllowed("Only the person who asked can do that. Ask the model yourself: `/ask`.")
         return kept
+
+
+def _thoughts_to_show(text: str) -> tuple[str, str, bool]:
+    """The thoughts in a text, the first page of them, and whether that is all."""
+    thoughts = thoughts_in(text)
+    splitter = PageSplitter(most=1)
+    splitter.feed(without_controls(thoughts))
+    return thoughts, splitter.contents[0], not splitter.has_beyond
 
 
 def _file(text: str, name: str) -> discord.File:

@@ -71,7 +71,7 @@ class Mentions(commands.Cog):
             spec = await chooser.resolve(kept.alias, place)
         except UnknownModel:  # it is not offered any more
             spec = await chooser.resolve(None, place)
-        return spec, conversation(kept, question)
+        return spec, await conversation(kept, question)
 
 
 async def setup(bot: PunchlineBot) -> None:

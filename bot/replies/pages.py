@@ -7,7 +7,7 @@ one page of the text, and not on how the text was fed. Each character is looked 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -31,6 +31,8 @@ _BLANK_LINE = re.compile(r"\n[ \t]*\n")
 _BREAK = re.compile(r"[。！？]|(?P<sentence>[.!?…][\"'”’)\]*_]*)?(?P<blank>\s+)")
 _QUOTED_FENCE = re.compile(r"(?: *> +)?```")
 _MARKS = "`*_~|"
+_LONGEST_SPANS = len("***___~~||``")  # no mark is open twice
+_MANY_BREAKS = 64
 _FENCE_ROOM = len(f"\n{FENCE}")
 
 
@@ -99,6 +101,9 @@ class PageSplitter:
         self.has_beyond = False
         self._beyond: list[str] = []
         self._skipped: list[str] = []  # white space before the page that would have been a page of nothing
+        self._last_seen: str | None = (
+            None  # the content of the page that grows, if nothing came since the last look
+        )
         self._open_page(before)
         self._grow("")
 
@@ -107,6 +112,7 @@ class PageSplitter:
         if self.is_full:
             self._put_beyond(text)
             return
+        self._last_seen = None
         self._parts.append(text)
         self._unread.append(text)
         self._weigh(text)
@@ -169,6 +175,7 @@ class PageSplitter:
     def _grow(self, text: str) -> None:
         """Begin with this what there is of the page that grows."""
         self._reader = Reader(self._begins)
+        self._last_seen = None
         self._parts = [text]
         self._unread = [text]
         self._has_words = False
@@ -206,6 +213,12 @@ class PageSplitter:
         return units(blank) + self._blank if behind == blank else units(behind)
 
     def _last_content(self) -> str:
+        if self._last_seen is None:
+            self._last_seen = self._look()
+        return self._last_seen
+
+    def _look(self) -> str:
+        """The content of the page that grows."""
         if not self._has_words:
             return ""
         for text in self._unread:
@@ -337,7 +350,7 @@ class _Looks:
         """The best break in the second half of the page, if there is one."""
         plain: dict[_Rank, _Place] = {}
         others: dict[_Rank, _Place] = {}
-        for place, reader in self._fitting(self._breaks()):
+        for place, reader in self._fitting(_fewer(list(self._breaks()))):
             if reader.is_plain:
                 plain[place.rank] = place
             elif not reader.in_block or (reader.has_content and self._text[place.words_end - 1] != "`"):
@@ -357,9 +370,11 @@ class _Looks:
 
     def _breaks(self) -> Iterator[_Place]:
         half = self._lead + (self._fits_until - self._lead) // 2
-        self.steps += self._fits_until - self._lead
-        for found in _BREAK.finditer(self._text, self._lead, self._fits_until):
+        self.steps += self._fits_until - half
+        for found in _BREAK.finditer(self._text, half, self._fits_until):
             blank = found["blank"]
+            if found.start() == half and half > self._lead and self._text[half - 1].isspace():
+                continue  # the words before it end in the first half
             if blank is None:
                 place = _Place(found.end(), found.end(), _Rank.SENTENCE)
             else:
@@ -371,7 +386,7 @@ class _Looks:
                 else:
                     rank = _Rank.WORD if found["sentence"] is None else _Rank.SENTENCE
                     place = _Place(found.end(), begin, rank)
-            if place.at >= half and self._is_boundary(place.at):
+            if self._is_boundary(place.at):
                 yield place
 
     def _is_boundary(self, at: int) -> bool:
@@ -383,15 +398,24 @@ class _Looks:
 
     def _boundaries(self) -> Iterator[_Place]:
         longest = min(_LONGEST_GRAPHEME, self._room // 2)
-        self.steps += self._fits_until - self._lead
-        least = self._room - self._longest_closing - longest
-        for found in _GRAPHEME.finditer(self._text, self._lead, self._fits_until + 1):
+        least = self._room - _LONGEST_SPANS - longest
+        since = self._boundary_before(self._lead + bisect_left(self._sizes, least))
+        self.steps += self._fits_until - since
+        for found in _GRAPHEME.finditer(self._text, since, self._fits_until + 1):
             begin, end = found.span()
             is_whole = units(found[0]) <= longest
             for at in (end,) if is_whole else range(begin + 1, end + 1):
                 is_near = at <= self._fits_until and self._sizes[at - self._lead] >= least
                 if is_near and not self._text[at - 1].isspace():
                     yield _Place(at, at)
+
+    def _boundary_before(self, at: int) -> int:
+        """A place between two graphemes, not far before this one if there is one that is easily found."""
+        for place in range(at, max(self._lead, at - _LONGEST_GRAPHEME), -1):
+            before, after = self._text[place - 1], self._text[place]
+            if "\r" != before < _FIRST_COMBINING and after < _FIRST_COMBINING:
+                return place
+        return self._lead
 
     def _fitting(self, places: Iterable[_Place]) -> Iterator[tuple[_Place, Reader]]:
         """The places at which the page fits, each with a reader that has read up to there."""
@@ -405,6 +429,16 @@ class _Looks:
             if size <= self._room:
                 yield place, reader
         self.steps += reader.steps
+
+
+def _fewer(places: list[_Place]) -> list[_Place]:
+    """Where there are very many, the later ones, paragraphs, and some of the others."""
+    late = len(places) - _MANY_BREAKS
+    return [
+        place
+        for number, place in enumerate(places)
+        if number >= late or place.rank is _Rank.PARAGRAPH or number % 8 == 0
+    ]
 
 
 def split_pages(text: str, limit: int = PAGE_LIMIT) -> list[Page]:

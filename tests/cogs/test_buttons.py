@@ -160,6 +160,18 @@ async def test_a_long_thought_comes_whole_as_a_file(tmp_path: Path) -> None:
         assert attached.filename == "thinking.md"
 
 
+async def test_a_thought_as_long_as_a_book_is_a_page_and_a_file_too(tmp_path: Path) -> None:
+    thought = "```c\n" + "a\n" * 200_000
+    async with open_world(ScriptedEngine(script=(f"<think>{thought}</think>Ha.",)), tmp_path) as world:
+        await asked(world)
+        result = await world.alice.click(world.messages[0], label="Thinking")
+        assert words(result).startswith("```c\na\n")
+        assert words(result).endswith("a\n```")
+        assert result.response is not None
+        (attached,) = result.response.attachments
+        assert attached.size == len(thought.strip())
+
+
 async def test_details_have_all_that_is_needed_to_have_the_answer_again(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with open_world(engine, tmp_path) as world:
