@@ -73,6 +73,13 @@ class _Place(NamedTuple):
     rank: _Rank = _Rank.WORD
 
 
+class _Cut(NamedTuple):
+    """A place that was chosen, and what is open there."""
+
+    place: _Place
+    open: Open
+
+
 def units(text: str) -> int:
     """The length of a text as Discord's clients count it, in UTF-16 units: never less than in characters, so that
     what fits so counted fits however the server counts."""
@@ -119,9 +126,9 @@ class PageSplitter:
         if self._weight <= self._limit:
             return
         whole, begin = "".join(self._parts), 0
-        while not self.is_full and (place := self._cut(whole, begin)) is not None:
-            self._finish(whole, begin, place)
-            begin = place.at
+        while not self.is_full and (cut := self._cut(whole, begin)) is not None:
+            self._finish(whole, begin, cut)
+            begin = cut.place.at
         if self.is_full:
             self._put_beyond(whole[begin:])
         self._grow("" if self.is_full else whole[begin:])
@@ -259,19 +266,18 @@ class PageSplitter:
         self.steps += 2 * len(content)
         closing = "" if final or ends.block is not None else ends.closing
         if FENCE in content and code_in(content).open_block:
-            closing = f"\n{FENCE}" if ends.block is None else ends.closing
+            closing = f"\n{FENCE}" if ends.block is None or shown.endswith("`") else ends.closing
         if units(closing) > self._limit // 4 or closing[:1] == shown[-1]:
             closing = ""
         return with_plain_links(content + closing)
 
     # Where it ends
 
-    def _finish(self, text: str, begin: int, place: _Place) -> None:
+    def _finish(self, text: str, begin: int, cut: _Cut) -> None:
         lead = self._lead(text, begin)
         assert lead is not None  # noqa: S101
+        place, ends = cut
         part = text[begin : place.at]
-        self.steps += len(part)
-        ends = read(part, self._begins)
         content = self._content(text[lead : place.words_end], ends, final=False)
         if content:
             self.finished.append(Page("".join((*self._skipped, part)), content))
@@ -280,7 +286,7 @@ class PageSplitter:
             self._skipped.append(part)
         self._open_page(ends)
 
-    def _cut(self, text: str, begin: int) -> _Place | None:
+    def _cut(self, text: str, begin: int) -> _Cut | None:
         """The best end of the page that begins there; None if what is there fits on it.
 
         A good break, better with nothing open, late enough to fill half of the page. It depends on the text up to the
@@ -303,9 +309,9 @@ class PageSplitter:
             _FENCE_ROOM if FENCE in window[:fitting] or self._begins.block is not None else 0
         )
         looks = _Looks(text, begin, lead, lead + fitting, self._begins, sizes, room, self._limit // 4)
-        place = looks.at_break() or looks.in_word()
+        cut = looks.at_break() or looks.in_word()
         self.steps += looks.steps
-        return place
+        return cut
 
 
 class _Looks:
@@ -346,43 +352,53 @@ class _Looks:
         self._room = room
         self._longest_closing = longest_closing
 
-    def at_break(self) -> _Place | None:
+    def at_break(self) -> _Cut | None:
         """The best break in the second half of the page, if there is one."""
-        plain: dict[_Rank, _Place] = {}
-        others: dict[_Rank, _Place] = {}
+        plain: dict[_Rank, _Cut] = {}
+        others: dict[_Rank, _Cut] = {}
         for place, reader in self._fitting(_fewer(list(self._breaks()))):
             if reader.is_plain:
-                plain[place.rank] = place
+                plain[place.rank] = _Cut(place, reader.open)
             elif not reader.in_block or (reader.has_content and self._text[place.words_end - 1] != "`"):
-                others[place.rank] = place  # in a block only where something of it is on this page
+                others[place.rank] = _Cut(
+                    place, reader.open
+                )  # in a block only where something of it is on this page
         best = plain or others
         return best[min(best)] if best else None
 
-    def in_word(self) -> _Place:
+    def in_word(self) -> _Cut:
         """The last place between two graphemes, better not inside a mark."""
         fallback = best = None
-        for place, _ in self._fitting(self._boundaries()):
-            fallback = place
+        for place, reader in self._fitting(self._boundaries()):
+            fallback = _Cut(place, reader.open)
             before, after = self._text[place.at - 1], self._text[place.at]
             if before != "\\" and not (before == after and before in _MARKS):
-                best = place
-        return best or fallback or _Place(self._lead + 1, self._lead + 1)
+                best = fallback
+        return best or fallback or self._anywhere()
+
+    def _anywhere(self) -> _Cut:
+        """The last place between two graphemes, whatever is around it."""
+        ends = [found.end() for found in _GRAPHEME.finditer(self._text, self._lead, self._fits_until + 1)]
+        at = max((end for end in ends if end <= self._fits_until), default=self._lead + 1)
+        self.steps += 2 * (at - self._begin)
+        words_end = self._lead + len(self._text[self._lead : at].rstrip())
+        return _Cut(_Place(at, words_end), read(self._text[self._begin : at], self._begins))
 
     def _breaks(self) -> Iterator[_Place]:
         half = self._lead + (self._fits_until - self._lead) // 2
         self.steps += self._fits_until - half
         for found in _BREAK.finditer(self._text, half, self._fits_until):
             blank = found["blank"]
-            if found.start() == half and half > self._lead and self._text[half - 1].isspace():
-                continue  # the words before it end in the first half
             if blank is None:
                 place = _Place(found.end(), found.end(), _Rank.SENTENCE)
             else:
                 begin = found.start("blank")
+                if begin == half:  # the white space may begin in the first half
+                    begin = self._lead + len(self._text[self._lead : half].rstrip())
                 if "\n" in blank:
                     rank = _Rank.PARAGRAPH if _BLANK_LINE.search(blank) else _Rank.LINE
                     # An indentation stays with its line.
-                    place = _Place(begin + blank.rindex("\n") + 1, begin, rank)
+                    place = _Place(found.start("blank") + blank.rindex("\n") + 1, begin, rank)
                 else:
                     rank = _Rank.WORD if found["sentence"] is None else _Rank.SENTENCE
                     place = _Place(found.end(), begin, rank)

@@ -102,6 +102,8 @@ def fed(pieces: list[str], limit: int) -> list[list[Page]]:
 @settings(max_examples=CASES, deadline=None)
 @given(text=TEXT, limit=st.integers(64, 240), cuts=st.lists(st.integers(1, 120), max_size=6))
 @example(text="cat cat cat cat cat\n>>> cat\n>>> ~~~~ https://example.org/a_b ", limit=64, cuts=[])
+@example(text=f"{FAMILY} \n{' ' * 50}\n0", limit=64, cuts=[])
+@example(text="cat\n## ```` ", limit=64, cuts=[])
 @example(text="~~~\n[your bank](https://evil.example)\n~~~", limit=64, cuts=[])
 @example(text="`a``[your bank](https://evil.example)```b", limit=64, cuts=[])
 def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts: list[int]) -> None:
