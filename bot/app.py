@@ -176,10 +176,17 @@ async def open_services(
 def _live_replies(
     settings: Settings, reply_class: type[LiveReply], wait: Wait, traffic: Traffic
 ) -> LiveReplies:
+    looking = asyncio.Lock()
+
     def live_reply(surface: Surface, reply_id: str, shown: Shown) -> LiveReply:
-        interval_s = settings.edit_interval_s
         return reply_class(
-            surface, reply_id, traffic=traffic, shown=shown, edit_interval_s=interval_s, wait=wait
+            surface,
+            reply_id,
+            traffic=traffic,
+            shown=shown,
+            edit_interval_s=settings.edit_interval_s,
+            wait=wait,
+            looking=looking,
         )
 
     return live_reply

@@ -54,6 +54,7 @@ class LiveReply:
         shown: what is seen before the first event.
         edit_interval_s: the least time between two edits.
         wait: how to await the model, see `Wait`.
+        looking: held by the reply that works out what to show; shared by all replies.
 
     Attributes:
         shown: what is seen.
@@ -69,6 +70,7 @@ class LiveReply:
         shown: Shown | None = None,
         edit_interval_s: float = 1.0,
         wait: Wait = just_wait,
+        looking: asyncio.Lock | None = None,
     ) -> None:
         self.shown = shown or Shown()
         self.end_shown = False
@@ -77,6 +79,7 @@ class LiveReply:
         self._traffic = traffic
         self._interval_s = edit_interval_s
         self._wait = wait
+        self._looking = looking or asyncio.Lock()
         self._stopped_by: str | None = None
         self._generation: Generation | None = None
         self._standing: list[tuple[str, Buttons]] = []  # the pages in Discord, and what is under them
@@ -111,7 +114,7 @@ class LiveReply:
             await self._acknowledge()
             if self._surface.message_ids:
                 await keep.begun(self._surface.message_ids)
-            while (wait_s := self._look(_now_s())) is not None:
+            while (wait_s := await self._look_in_turn()) is not None:
                 if wait_s > 0:
                     await self._take_in(generation, wait_s, keep)
                 else:
@@ -136,6 +139,12 @@ class LiveReply:
                 await self._wait(asyncio.sleep(wait_s), reason="a turn to acknowledge")
             async with self._taken():
                 await self._surface.acknowledge()
+
+    async def _look_in_turn(self) -> float | None:
+        """As `_look`. The looks of many replies that are due at once would add up: each has a round of the loop."""
+        async with self._looking:
+            await asyncio.sleep(0)
+            return self._look(_now_s())
 
     def _look(self, now_s: float) -> float | None:
         """Seconds until something is to be done, 0 if a request is to be made now; None when all is said."""
