@@ -378,8 +378,9 @@ class _Looks:
 
     def _anywhere(self) -> _Cut:
         """The last place between two graphemes, whatever is around it."""
-        ends = [found.end() for found in _GRAPHEME.finditer(self._text, self._lead, self._fits_until + 1)]
-        at = max((end for end in ends if end <= self._fits_until), default=self._lead + 1)
+        last = self._lead + bisect_right(self._sizes, self._room - _LONGEST_SPANS) - 1
+        ends = [found.end() for found in _GRAPHEME.finditer(self._text, self._lead, last + 1)]
+        at = max((end for end in ends if end <= last), default=self._lead + 1)
         self.steps += 2 * (at - self._begin)
         words_end = self._lead + len(self._text[self._lead : at].rstrip())
         return _Cut(_Place(at, words_end), read(self._text[self._begin : at], self._begins))

@@ -104,6 +104,7 @@ def fed(pieces: list[str], limit: int) -> list[list[Page]]:
 @example(text="cat cat cat cat cat\n>>> cat\n>>> ~~~~ https://example.org/a_b ", limit=64, cuts=[])
 @example(text=f"{FAMILY} \n{' ' * 50}\n0", limit=64, cuts=[])
 @example(text="cat\n## ```` ", limit=64, cuts=[])
+@example(text=f"00000```\n{' ' * 52}\ncat ", limit=64, cuts=[])
 @example(text="~~~\n[your bank](https://evil.example)\n~~~", limit=64, cuts=[])
 @example(text="`a``[your bank](https://evil.example)```b", limit=64, cuts=[])
 def test_whatever_a_model_writes_however_it_arrives(text: str, limit: int, cuts: list[int]) -> None:
