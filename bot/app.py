@@ -69,7 +69,6 @@ async def open_engine(settings: Settings, observer: Observer = UNOBSERVED) -> As
     engine = LocalEngine(
         model_loader(settings),
         budget_bytes=settings.gpu_memory_budget,
-        pinned=settings.pinned_models,
         unload_idle_after_s=None if idle_min is None else idle_min * 60,
         batch_requests=settings.batch_requests,
         observer=observer,
@@ -110,6 +109,7 @@ async def open_services(
     observer = Several(observer, tally)
     early = dict.fromkeys((*settings.load_at_start, *settings.pinned_models))
     operator_access = read_access(settings, catalog)
+    engine.pin([catalog[alias] for alias in settings.pinned_models])
     queue = InferenceQueue(
         engine,
         slots=settings.batch_requests,
@@ -146,6 +146,7 @@ async def open_services(
             operators=operators,
             answers=answers,
             queue=queue,
+            pin=engine.pin,
             wait=wait,
         )
         card = PanelCard(queue, answers, gate, engine.memory, tally, now=discord.utils.utcnow, wait=wait)

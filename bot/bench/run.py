@@ -119,7 +119,8 @@ async def _side_by_side(generate: Bare, bot: WholeBot, work: Work, users: int) -
 async def _changes(engine: LocalEngine, spec: ModelSpec, bot: WholeBot, users: int) -> list[Result]:
     """The same while another model is loaded, after that, and after three changes of models."""
     _say("while another model is loaded, and after changes")
-    twin = spec.model_copy(update={"alias": "twin"})
+    # Another context makes it another model: the alias alone would not.
+    twin = spec.model_copy(update={"alias": "twin", "context_tokens": spec.context_tokens + 1})
     loading = asyncio.create_task(_loaded(engine, twin))
     during = await bot.ask(users, "once", system="punchline, a model being loaded")
     await loading

@@ -11,6 +11,7 @@ import re
 import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -48,6 +49,21 @@ class SamplingParams(BaseModel):
         return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbits(32)})
 
 
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """The identity of a model in memory: two catalogue entries with the same key are answered by the same weights.
+
+    The alias, the description, the sampling and `enable_thinking` are not part of it: they may differ from one request
+    to the next.
+    """
+
+    repository: str | None
+    source: str | None
+    revision: str | None  # None for a local source, which has no revisions
+    quantization: str
+    context_tokens: int
+
+
 class ModelSpec(BaseModel):
     """One entry of the catalogue: exactly one of `repository` (on the Hub) and `source`.
 
@@ -75,9 +91,10 @@ class ModelSpec(BaseModel):
         return self
 
     @property
-    def identity(self) -> ModelSpec:
-        """What a model in memory is known by: the same, however its answers are drawn."""
-        return self.model_copy(update={"sampling": SamplingParams()})
+    def key(self) -> ModelKey:
+        """What a model in memory is known by. Compare keys, not entries, to ask whether it is the same model."""
+        revision = None if self.repository is None else self.revision
+        return ModelKey(self.repository, self.source, revision, self.quantization, self.context_tokens)
 
     @property
     def place(self) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from bot.chat.messages import ChatMessage
 from bot.errors import BotError
-from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.catalog import ModelKey, ModelSpec, SamplingParams
 from bot.inference.memory import MemoryReport
 
 
@@ -126,7 +126,7 @@ class Engine(Protocol):
         """
         ...
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """The models that must be unloaded so that a fetched one fits; None while models in use are in the way.
 
         Raises:
@@ -134,8 +134,12 @@ class Engine(Protocol):
         """
         ...
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
         """Take models that are not in use out of service; their memory is free before the next one is loaded."""
+        ...
+
+    def pin(self, models: Iterable[ModelSpec]) -> None:
+        """Keep these models, and no others, in memory once they are loaded, whoever needs room."""
         ...
 
     async def load(self, model: ModelSpec, report: Report) -> None:

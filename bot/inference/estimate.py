@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import Finished, FinishReason, GenerationRequest
 from bot.inference.generation import Generation
 
@@ -84,7 +84,7 @@ class Estimates:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._all = _Measured()
-        self._by_alias: dict[str, _Measured] = {}
+        self._by_key: dict[ModelKey, _Measured] = {}
 
     def answered(self, model: ModelSpec, finished: Finished) -> None:
         """Learn from an answer that was not broken off."""
@@ -146,16 +146,17 @@ class Estimates:
         free_s = [self._left_s(one) for one in running]
         free_s += [0.0] * (slots - len(free_s))
         heapq.heapify(free_s)
-        arrivals = {model: arrival(model) for model in dict.fromkeys(one.request.model for one in waiting)}
+        models = {one.request.model.key: one.request.model for one in waiting}
+        arrivals = {key: arrival(model) for key, model in models.items()}
         starts_s: dict[Generation, float] = {}
         loaded_s, current = 0.0, None
-        for one in in_turn(waiting, arrivals.__getitem__, overtaking_limit):
-            awaited = arrivals[one.request.model]
-            if awaited is not None and one.request.model != current:
+        for one in in_turn(waiting, lambda model: arrivals[model.key], overtaking_limit):
+            awaited = arrivals[one.request.model.key]
+            if awaited is not None and one.request.model.key != current:
                 begun_s = 0.0 if awaited.under_way else max(loaded_s, *free_s)
                 left_s = math.inf if awaited.left_s is None else awaited.left_s
                 loaded_s = max(loaded_s, begun_s + left_s)
-            current = one.request.model
+            current = one.request.model.key
             starts_s[one] = max(free_s[0], loaded_s)
             heapq.heapreplace(free_s, starts_s[one] + self._run_s(one.request, done_tokens=0))
         return [_known(starts_s[one]) for one in waiting]
@@ -184,10 +185,10 @@ class Estimates:
         return first_s + max(0.0, tokens - 1) * token_s
 
     def _of(self, model: ModelSpec) -> _Measured:
-        return self._by_alias.get(model.alias, _NOTHING)
+        return self._by_key.get(model.key, _NOTHING)
 
     def _both(self, model: ModelSpec) -> tuple[_Measured, _Measured]:
-        return self._all, self._by_alias.setdefault(model.alias, _Measured())
+        return self._all, self._by_key.setdefault(model.key, _Measured())
 
 
 _NOTHING = _Measured()
@@ -202,14 +203,14 @@ def in_turn(
     model by model, because who is behind with the same model goes before a change.
     """
     first: list[Generation] = []
-    later: dict[ModelSpec, list[Generation]] = {}
+    later: dict[ModelKey, list[Generation]] = {}
     held_up = False
     for one in waiting:
         awaited = arrival(one.request.model)
         if awaited is None and not held_up:
             first.append(one)
             continue
-        later.setdefault(one.request.model, []).append(one)
+        later.setdefault(one.request.model.key, []).append(one)
         if awaited is not None and not awaited.under_way and one.overtaken >= overtaking_limit:
             held_up = True
     return [*first, *(one for group in later.values() for one in group)]

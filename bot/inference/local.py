@@ -6,12 +6,12 @@ Which threads enter OpenMP is watched (`batches.py`): on the CPU two of them hal
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
 from bot.errors import OutOfMemory
 from bot.inference.batches import Batches
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import Event, GenerationRequest, Loading, Report
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
@@ -30,7 +30,7 @@ class LocalEngine:
 
     Args:
         loader: fetches and loads.
-        budget_bytes, pinned, unload_idle_after_s: the pool's, see there.
+        budget_bytes, unload_idle_after_s: the pool's, see there.
         batch_requests: how many requests for one model are answered at a time.
         observer: who looks on.
     """
@@ -40,7 +40,6 @@ class LocalEngine:
         loader: ModelLoader,
         *,
         budget_bytes: int | None = None,
-        pinned: Collection[str] = (),
         unload_idle_after_s: float | None = None,
         batch_requests: int = 16,
         observer: Observer = UNOBSERVED,
@@ -50,7 +49,6 @@ class LocalEngine:
         self.pool = ModelPool(
             loader,
             budget_bytes=budget_bytes,
-            pinned=pinned,
             unload_idle_after_s=unload_idle_after_s,
             closing=self._batches.close,
             observer=observer,
@@ -66,19 +64,23 @@ class LocalEngine:
 
     def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
         """See `Engine.joins`: one model answers at a time."""
-        return all(one.identity == model.identity for one in running)
+        return all(one.key == model.key for one in running)
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.fetch`."""
         await self.pool.fetch(model, report)
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """See `Engine.victims`."""
         return self.pool.victims(model)
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
         """See `Engine.unload`."""
         self.pool.unload(models)
+
+    def pin(self, models: Iterable[ModelSpec]) -> None:
+        """See `Engine.pin`."""
+        self.pool.pin(models)
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.load`."""

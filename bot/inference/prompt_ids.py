@@ -20,14 +20,14 @@ def prompt_ids(loaded: LoadedModel, request: GenerationRequest) -> tuple[list[in
     """
     wanted = min(request.params.max_new_tokens, loaded.context_tokens // 4)
     messages = request.messages
-    ids = loaded.encode(messages)
+    ids = loaded.encode(messages, request.model)
     while len(ids) + wanted > loaded.context_tokens and (fewer := shorter(messages)) is not None:
         messages = fewer
-        ids = loaded.encode(messages)
+        ids = loaded.encode(messages, request.model)
     room = loaded.context_tokens - len(ids)
     if room < _MIN_ANSWER_TOKENS:
         raise PromptTooLong(
-            f"That is too long for {loaded.spec.alias}: {len(ids)} tokens, and it can read "
+            f"That is too long for {request.model.alias}: {len(ids)} tokens, and it can read "
             f"{loaded.context_tokens - _MIN_ANSWER_TOKENS}. Please shorten it."
         )
     return ids, min(request.params.max_new_tokens, room)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import (
     Event,
     Finished,
@@ -71,12 +71,15 @@ class ScriptedEngine:
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """Nothing to fetch."""
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """Nothing is in the way."""
         return ()
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
         """Nothing to unload."""
+
+    def pin(self, models: Iterable[ModelSpec]) -> None:
+        """Everything stays anyway."""
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         """Nothing to load."""

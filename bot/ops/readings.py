@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -86,11 +87,16 @@ def _memory(report: MemoryReport) -> Iterator[Metric]:
     taken = GaugeMetricFamily(
         "punchline_model_memory_bytes", "What is reserved for each model.", labels=["model", "part"]
     )
+    # After a reload an alias may stand for another model than before, and both be in memory for a while. Prometheus
+    # refuses the same labels twice, so the two are one sum.
+    sums: Counter[tuple[str, str]] = Counter()
     for resident in report.residents:
         need = resident.footprint
-        parts = {"weights": need.weights_bytes, "cache": need.cache_bytes, "working": need.working_bytes}
-        for part, size_bytes in parts.items():
-            taken.add_metric([resident.alias, part], size_bytes)
+        sums[resident.alias, "weights"] += need.weights_bytes
+        sums[resident.alias, "cache"] += need.cache_bytes
+        sums[resident.alias, "working"] += need.working_bytes
+    for (alias, part), size_bytes in sums.items():
+        taken.add_metric([alias, part], size_bytes)
     yield taken
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from bot.access.gate import Gate, Limits
@@ -82,6 +82,7 @@ class Reload:
         operators: who they are.
         answers: holds the limit on an answer's length.
         queue: holds the times.
+        pin: tells the engine which models stay in memory.
         wait: how to await what does not come from Discord, see `Wait`.
 
     Attributes:
@@ -98,6 +99,7 @@ class Reload:
         operators: Operators,
         answers: Answers,
         queue: InferenceQueue,
+        pin: Callable[[Iterable[ModelSpec]], None],
         wait: Wait = just_wait,
     ) -> None:
         self.settings = settings
@@ -107,6 +109,7 @@ class Reload:
         self._operators = operators
         self._answers = answers
         self._queue = queue
+        self._pin = pin
         self._wait = wait
         self._one = asyncio.Lock()
 
@@ -145,6 +148,8 @@ class Reload:
         if read.access != self._gate.operator:
             changed.append("who may ask")
         self._catalog.become(read.catalog)
+        # By the new entries: what an alias meant before need not stay in memory for it.
+        self._pin([self._catalog[alias] for alias in self.settings.pinned_models])
         self._gate.operator, self._gate.limits = read.access, read.limits
         self._operators.name(new.operator_ids)
         self._answers.max_new_tokens = new.max_new_tokens

@@ -19,7 +19,7 @@ from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from tests.inference import tiny
-from tests.inference.checkpoints import save_checkpoint
+from tests.inference.checkpoints import called, save_checkpoint
 from tests.inference.reading import ending, read, rss_bytes, text_of
 
 
@@ -29,7 +29,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask(folder: Path, question: str = "Hi", alias: str = "tiny", **values: float) -> GenerationRequest:
-    spec = ModelSpec(alias=alias, source=str(folder), context_tokens=512, description="a model")
+    source = str(called(alias, folder))
+    spec = ModelSpec(alias=alias, source=source, context_tokens=512, description="a model")
     how = {"max_new_tokens": 40, "min_new_tokens": 40, "temperature": 1.0, "seed": 1, **values}
     return GenerationRequest(spec, (ChatMessage(Role.USER, question),), SamplingParams.model_validate(how))
 

@@ -105,6 +105,15 @@ def test_nothing_is_learned_from_an_answer_that_says_nothing(finished: Finished)
     assert estimates.run_s(asks().request) is None
 
 
+def test_what_was_measured_of_a_model_holds_under_another_alias_and_other_words() -> None:
+    estimates = after_answers(a=21)
+    estimates.loaded(model("a"), 10.0)
+    estimates.answered(model("b"), answer(21, token_s=5.0))
+    renamed = model("a").model_copy(update={"alias": "renamed", "description": "in other words"})
+    assert estimates.load_s(renamed) == 10.0
+    assert estimates.run_s(GenerationRequest(renamed, ())) == 11.0
+
+
 def test_a_mean_follows_what_is_new_and_forgets_what_was_odd() -> None:
     estimates = Estimates(Clock())
     estimates.loaded(model("a"), 100.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from bot.app import open_services
 from bot.chat.messages import ChatMessage, Role
 from bot.chooser import Place
 from bot.errors import AccessRefused, BotError, CatalogError, LimitReached, SettingsError, UnknownModel
+from bot.inference.catalog import ModelSpec
 from bot.inference.scripted import ScriptedEngine
 from bot.ops import reload as reload_module
 from bot.services import Services
@@ -77,6 +78,26 @@ async def test_a_model_that_was_added_can_be_asked_and_one_that_went_cannot(tmp_
         with pytest.raises(UnknownModel):
             await chooser.resolve("own", Place(1))
         assert (await chooser.resolve(None, Place(1))).alias == "smol"
+
+
+async def test_a_pinned_alias_pins_what_it_stands_for_after_the_reload(tmp_path: Path) -> None:
+    class Pins(ScriptedEngine):
+        pinned: tuple[ModelSpec, ...] = ()
+
+        def pin(self, models: Iterable[ModelSpec]) -> None:
+            self.pinned = tuple(models)
+
+    engine = Pins()
+    own = tmp_path / "models.toml"
+    own.write_text(OWN)
+    (tmp_path / ".env").write_text(
+        f"DATA_DIR={tmp_path}\nCACHE_DIR={tmp_path}\nMODELS_FILE={own}\nPINNED_MODELS=own"
+    )
+    async with open_services(load_settings(tmp_path / ".env"), engine) as services:
+        assert [spec.context_tokens for spec in engine.pinned] == [256]
+        own.write_text(OWN.replace("256", "512"))
+        await services.operations.reload()
+        assert [spec.context_tokens for spec in engine.pinned] == [512]
 
 
 async def test_limits_hold_from_the_next_question_on(tmp_path: Path) -> None:
