@@ -115,7 +115,10 @@ class Engine(Protocol):
         ...
 
     def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
-        """Whether a request for a model that is in memory may be answered beside requests for these."""
+        """Whether a request for a model that is in memory may be answered beside requests for these.
+
+        No for a model that answers one request at a time, if `running` is not empty.
+        """
         ...
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:

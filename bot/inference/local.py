@@ -63,8 +63,11 @@ class LocalEngine:
         return self.pool.ready(model)
 
     def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
-        """See `Engine.joins`: one model answers at a time."""
-        return all(one.key == model.key for one in running)
+        """See `Engine.joins`: one model answers at a time, and one that cannot be batched answers one request."""
+        others = list(running)
+        if not others:
+            return True
+        return all(one.key == model.key for one in others) and self.pool.batches(model)
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.fetch`."""

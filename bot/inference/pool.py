@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bot.errors import ModelUnavailable
 from bot.inference.anatomy import examine
+from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.device import budget_bytes, free_memory
 from bot.inference.engine import Loading, Report
@@ -94,6 +95,11 @@ class ModelPool:
     def ready(self, spec: ModelSpec) -> bool:
         """Whether the model is in memory."""
         return spec.key in self._places
+
+    def batches(self, spec: ModelSpec) -> bool:
+        """Whether a model in memory can answer several requests together; no for one that is not there."""
+        place = self._places.get(spec.key)
+        return place is not None and is_batchable(type(place.loaded.model))
 
     def pin(self, specs: Iterable[ModelSpec]) -> None:
         """Unload these models neither for others nor when they are idle; all others may go from now on."""

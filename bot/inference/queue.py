@@ -284,7 +284,12 @@ class InferenceQueue:
     def _tell_all(self) -> None:
         """Everybody hears what is new to them: a position, another wait, or that their model is on its way."""
         waits_s = self._estimates.waits_s(
-            self._running, self._waiting, self._slots, self._preparations.arrival, self._overtaking_limit
+            self._running,
+            self._waiting,
+            self._slots,
+            self._preparations.arrival,
+            self._overtaking_limit,
+            self._engine.joins,
         )
         waits = dict(zip(self._waiting, waits_s, strict=True))
         for position, generation in enumerate(fair_order(self._waiting, self._running), start=1):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from transformers import MambaConfig, MambaForCausalLM
 from bot.chat.messages import ChatMessage, Role
 from bot.inference.anatomy import examine
 from bot.inference.catalog import ModelSpec, SamplingParams
-from bot.inference.engine import FinishReason, GenerationRequest, TextDelta
+from bot.inference.engine import FinishReason, GenerationRequest, Queued, TextDelta
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
@@ -59,20 +60,20 @@ async def test_sixteen_are_answered_at_once_each_with_their_own_sampling(
 
 async def test_who_comes_later_joins_and_whoever_is_done_leaves(engine: LocalEngine, folder: Path) -> None:
     async with InferenceQueue(engine, slots=16) as queue:
-        long = queue.submit(ask(folder, max_new_tokens=300, min_new_tokens=300))
+        long = queue.submit(ask(folder, max_new_tokens=80, min_new_tokens=80))
         await until_words(long)
         short = await read(queue.submit(ask(folder, "And me?", max_new_tokens=5, min_new_tokens=5)))
         assert ending(short).usage.completion_tokens == 5
         assert long.finished is None
-        assert ending(await read(long)).usage.completion_tokens == 300
+        assert ending(await read(long)).usage.completion_tokens == 80
 
 
 async def test_who_leaves_frees_the_place_in_the_batch_with_the_next_token(
     engine: LocalEngine, folder: Path
 ) -> None:
     async with InferenceQueue(engine, slots=16) as queue:
-        staying = queue.submit(ask(folder, max_new_tokens=200, min_new_tokens=200))
-        leaving = queue.submit(ask(folder, "Me", max_new_tokens=400, min_new_tokens=400))
+        staying = queue.submit(ask(folder, max_new_tokens=60, min_new_tokens=60))
+        leaving = queue.submit(ask(folder, "Me", max_new_tokens=120, min_new_tokens=120))
         await until_words(leaving)
         leaving.cancel()
         await until_words(staying)
@@ -80,7 +81,7 @@ async def test_who_leaves_frees_the_place_in_the_batch_with_the_next_token(
         (batch,) = engine._batches._all.values()
         assert len(batch._manager.batch_processor.scheduler.active_requests) == 1
         assert len(batch._draws) == 1
-        assert ending(await read(staying)).usage.completion_tokens == 200
+        assert ending(await read(staying)).usage.completion_tokens == 60
 
 
 async def test_a_long_prompt_is_read_between_the_others_words(engine: LocalEngine, folder: Path) -> None:
@@ -157,9 +158,10 @@ async def test_many_short_answers_leave_nothing_behind(
     assert crept < 0.02
 
 
-async def test_a_model_that_cannot_be_batched_answers_one_after_the_other(
-    engine: LocalEngine, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that keeps a state, and so answers one request at a time."""
+    folder = tmp_path_factory.mktemp("batch") / "mamba"
     tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
     config = MambaConfig(
         vocab_size=len(tokenizer),
@@ -171,14 +173,42 @@ async def test_a_model_that_cannot_be_batched_answers_one_after_the_other(
         pad_token_id=tokenizer.eos_token_id,
     )
     torch.manual_seed(0)
-    MambaForCausalLM(config).bfloat16().save_pretrained(tmp_path / "mamba")
-    tokenizer.save_pretrained(tmp_path / "mamba")
-    asked = ask(tmp_path / "mamba", max_new_tokens=6, min_new_tokens=6)
-    spec = asked.model.model_copy(update={"quantization": "none"})
+    MambaForCausalLM(config).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def ask_mamba(folder: Path, **values: float) -> GenerationRequest:
+    asked = ask(folder, **values)
+    return replace(asked, model=asked.model.model_copy(update={"quantization": "none"}))
+
+
+async def test_a_model_that_cannot_be_batched_answers_one_after_the_other(
+    engine: LocalEngine, mamba: Path
+) -> None:
+    asked = ask_mamba(mamba, max_new_tokens=6, min_new_tokens=6)
     async with InferenceQueue(engine, slots=4) as queue:
-        generations = [queue.submit(GenerationRequest(spec, asked.messages, asked.params)) for _ in range(3)]
+        generations = [queue.submit(asked) for _ in range(3)]
         everybody = await asyncio.gather(*map(read, generations))
     assert [ending(events).error for events in everybody] == [None] * 3
     assert [ending(events).usage.completion_tokens for events in everybody] == [6] * 3
     assert engine._batches._all == {}
-    assert examine(tmp_path / "mamba", spec).batched is False
+    assert examine(mamba, asked.model).batched is False
+
+
+async def test_eight_who_ask_a_model_that_cannot_be_batched_wait_in_line_for_their_turns(
+    engine: LocalEngine, mamba: Path
+) -> None:
+    asked = ask_mamba(mamba, max_new_tokens=20, min_new_tokens=20)
+    async with InferenceQueue(engine, slots=16) as queue:
+        first, *others = [queue.submit(asked) for _ in range(8)]
+        await until_words(first)
+        assert (queue.running, queue.waiting) == (1, 7)
+        assert all(one.begun_s is None for one in others)  # nobody's time for an answer runs yet
+        told = [
+            [event for event in iter(one.next_nowait, None) if isinstance(event, Queued)] for one in others
+        ]
+        assert [events[-1].position for events in told] == [1, 2, 3, 4, 5, 6, 7]
+        everybody = await asyncio.gather(*map(read, (first, *others)))
+    assert [ending(events).error for events in everybody] == [None] * 8
+    assert [ending(events).usage.completion_tokens for events in everybody] == [20] * 8

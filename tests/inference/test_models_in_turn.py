@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.chat.messages import ChatMessage, Role
-from bot.errors import GenerationTimeout, ModelUnavailable, Unexpected
+from bot.errors import GenerationTimeout, ModelUnavailable, QueueTimeout, Unexpected
 from bot.inference.catalog import ModelKey, ModelSpec, SamplingParams
 from bot.inference.engine import (
     Event,
@@ -354,6 +354,52 @@ class Clock:
 def slow(**options: Any) -> Crowded:
     """A model answers in 11 s, and a load does not know its own speed."""
     return Crowded(usage=Usage(8, 21, 1.0, 11.0), load_eta_s=None, **options)
+
+
+class OneAtATime(Crowded):
+    """Its models answer one request at a time."""
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        return not list(running)
+
+
+async def test_who_waits_for_a_model_that_answers_one_at_a_time_hears_a_place_and_a_time() -> None:
+    engine, clock = OneAtATime(usage=Usage(8, 21, 1.0, 11.0)), Clock()
+    async with InferenceQueue(engine, slots=16, estimates=Estimates(clock)) as queue:
+        await read(queue.submit(request("a")))
+        engine.gates["answer"] = asyncio.Event()
+        queue.submit(request("a"))
+        waiting = [queue.submit(request("a")) for _ in range(3)]
+        await settled()
+        assert [heard(one)[-1] for one in waiting] == [Queued(1, 11.0), Queued(2, 22.0), Queued(3, 33.0)]
+
+
+async def test_who_waits_for_a_model_that_answers_one_at_a_time_has_the_time_of_the_line() -> None:
+    engine = OneAtATime(gates={"answer": asyncio.Event()})
+    async with InferenceQueue(engine, slots=16, queue_timeout_s=0.01) as queue:
+        running, waiting = queue.submit(request("a")), queue.submit(request("a"))
+        assert isinstance(ending(await read(waiting)).error, QueueTimeout)
+        engine.gates["answer"].set()
+        assert ending(await read(running)).reason is FinishReason.STOP
+
+
+class OneModelAtATime(Crowded):
+    """Requests for one model are answered together, and no other model beside it."""
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        return all(one.key == model.key for one in running)
+
+
+async def test_a_free_slot_is_no_promise_while_another_model_answers() -> None:
+    engine, clock = OneModelAtATime(usage=Usage(8, 21, 1.0, 11.0)), Clock()
+    async with InferenceQueue(engine, slots=16, estimates=Estimates(clock)) as queue:
+        for alias in "ab":
+            await read(queue.submit(request(alias)))
+        engine.gates["answer"] = asyncio.Event()
+        queue.submit(request("a"))
+        waiting = queue.submit(request("b"))
+        await settled()
+        assert heard(waiting)[-1] == Queued(1, 11.0)
 
 
 async def loaded_once(
