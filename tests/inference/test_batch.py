@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import threading
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
 import pytest
 import torch
@@ -14,14 +18,17 @@ from transformers import MambaConfig, MambaForCausalLM
 
 from bot.chat.messages import ChatMessage, Role
 from bot.inference.anatomy import examine
+from bot.inference.answer import Answer
+from bot.inference.batch import Batch
 from bot.inference.catalog import ModelSpec, SamplingParams
-from bot.inference.engine import FinishReason, GenerationRequest, Queued, TextDelta
+from bot.inference.engine import Finished, FinishReason, GenerationRequest, Queued, TextDelta
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from tests.inference import tiny
 from tests.inference.checkpoints import called, save_checkpoint
 from tests.inference.reading import ending, read, rss_bytes, text_of
+from tests.inference.stepping import Stepped, loaded_exactly
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +139,110 @@ async def test_one_models_thread_has_ended_before_anothers_begins(engine: LocalE
     assert threads() == 0
 
 
+NOTHING = {"read": 0, "drawn": 0, "queued": 0, "active": 0, "waiting": 0, "blocks": 0}
+
+
+def left_behind(batch: Batch) -> dict[str, int]:
+    """How much of whatever a request brings is still there."""
+    manager: Any = batch._manager
+    scheduler = manager.batch_processor.scheduler
+    queues = [
+        one
+        for part in (manager, manager.output_router)
+        for one in vars(part).values()
+        if isinstance(one, Queue)
+    ]
+    tables = (one.block_table for one in manager.batch_processor.cache.cache_allocators.values())
+    return {
+        "read": len(batch._readers),
+        "drawn": len(batch._draws),
+        "queued": sum(one.qsize() for one in queues),
+        "active": len(scheduler.active_requests),
+        "waiting": len(scheduler.waiting_requests) + len(scheduler.waiting_requests_order),
+        "blocks": sum(map(len, tables)),
+    }
+
+
+async def test_answers_that_are_stopped_leave_nothing_behind(engine: LocalEngine, folder: Path) -> None:
+    """At random moments: before the batch has heard of them, while they are read, after some words, at their end."""
+    drawn = random.Random(11)
+
+    async def stopped(queue: InferenceQueue, number: int) -> None:
+        async with queue.submit(ask(folder, f"{number}", seed=number)) as generation:
+            for _ in range(drawn.randint(0, 60)):
+                await asyncio.sleep(0)
+            for _ in range(drawn.choice([0, 0, 1, 3, 39])):
+                if isinstance(await anext(generation), Finished):
+                    break
+
+    async with InferenceQueue(engine, slots=16) as queue:
+        for first in range(0, 96, 16):
+            await asyncio.gather(*(stopped(queue, first + n) for n in range(16)))
+        # Whoever comes after them all is answered, and its steps let the batch take in what was stopped.
+        assert ending(await read(queue.submit(ask(folder)))).error is None
+        (batch,) = engine._batches._all.values()
+        async with asyncio.timeout(20):
+            while left_behind(batch) != NOTHING:
+                await asyncio.sleep(0.01)
+
+
+async def test_what_comes_for_an_answer_that_was_stopped_in_the_middle_of_a_step_is_dropped(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, go = threading.Semaphore(0), threading.Semaphore(0)
+    async with InferenceQueue(engine, slots=16) as queue:
+        await read(queue.submit(ask(folder, max_new_tokens=2, min_new_tokens=2)))
+        (batch,) = engine._batches._all.values()
+        model: Any = batch._loaded.model
+        forward = model.forward
+
+        def held(*args: Any, **kwargs: Any) -> Any:
+            entered.release()
+            go.acquire(timeout=60)
+            return forward(*args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(model, "forward", held)
+            for number in range(5):
+                async with queue.submit(ask(folder, f"{number}", seed=number)):
+                    assert await asyncio.to_thread(entered.acquire, timeout=60)
+                while queue.running:  # the bot has let go of it, and the step goes on
+                    await asyncio.sleep(0)
+                go.release()
+        assert ending(await read(queue.submit(ask(folder)))).error is None
+        async with asyncio.timeout(60):
+            while left_behind(batch) != NOTHING:
+                await asyncio.sleep(0.01)
+
+
+def test_a_request_that_is_stopped_before_the_batch_has_heard_of_it_is_not_answered_to_its_end(
+    folder: Path,
+) -> None:
+    with Stepped(loaded_exactly(folder)) as batch:
+        batch.processor.output_router = batch.batch._readers  # the bot's own
+        batch.cancel("0")  # taken in one step before the request is
+        assert batch.step() == {}
+        assert batch.add([1, 5, 6, 7], 100) == "0"
+        assert len(batch.steps()) <= 2
+
+
+async def test_who_reads_when_the_batch_ends_without_a_word_hears_that_it_has(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(folder)
+    async with InferenceQueue(engine) as queue:
+        await read(queue.submit(asked))
+    (batch,) = engine._batches._all.values()
+    answer = Answer(batch._loaded, asked)
+    monkeypatch.setattr(batch._manager.input_queue, "put", lambda *_, **__: None)  # what is added is lost
+    with pytest.raises(RuntimeError, match="the batch has ended"):
+        async with asyncio.timeout(20), aclosing(batch.generate(answer)) as events:
+            asyncio.get_running_loop().call_later(0.01, batch.stop)
+            async for _ in events:
+                pass
+    assert len(batch._readers) == 0
+
+
 async def test_many_short_answers_leave_nothing_behind(
     engine: LocalEngine, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,8 +262,7 @@ async def test_many_short_answers_leave_nothing_behind(
         gc.collect()
         crept = rss_bytes() / before_bytes - 1
         (batch,) = engine._batches._all.values()
-        assert batch._draws == {}
-        assert batch._manager.output_router.result_handlers == {}
+        assert left_behind(batch) == NOTHING
     with capsys.disabled():
         print(f" [crept {crept:+.1%} in 1,600 answers]", end="")  # noqa: T201
     assert crept < 0.02
