@@ -288,15 +288,15 @@ def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ask_mamba(folder: Path, **values: float) -> GenerationRequest:
-    asked = ask(folder, **values)
+def ask_mamba(folder: Path, tokens: int) -> GenerationRequest:
+    asked = ask(folder, max_new_tokens=tokens, min_new_tokens=tokens)
     return replace(asked, model=asked.model.model_copy(update={"quantization": "none"}))
 
 
 async def test_a_model_that_cannot_be_batched_answers_one_after_the_other(
     engine: LocalEngine, mamba: Path
 ) -> None:
-    asked = ask_mamba(mamba, max_new_tokens=6, min_new_tokens=6)
+    asked = ask_mamba(mamba, 6)
     async with InferenceQueue(engine, slots=4) as queue:
         generations = [queue.submit(asked) for _ in range(3)]
         everybody = await asyncio.gather(*map(read, generations))
@@ -309,7 +309,7 @@ async def test_a_model_that_cannot_be_batched_answers_one_after_the_other(
 async def test_eight_who_ask_a_model_that_cannot_be_batched_wait_in_line_for_their_turns(
     engine: LocalEngine, mamba: Path
 ) -> None:
-    asked = ask_mamba(mamba, max_new_tokens=20, min_new_tokens=20)
+    asked = ask_mamba(mamba, 20)
     async with InferenceQueue(engine, slots=16) as queue:
         first, *others = [queue.submit(asked) for _ in range(8)]
         await until_words(first)
