@@ -51,7 +51,7 @@ test: lint
 test-avx2: $(READY)
 	$(BIN)/python -m bot pull smol
 	PYTHONPATH=$(CURDIR)/tests/avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
-	  $(BIN)/python -m pytest tests/inference tests/bench tests/test_end_to_end.py
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/inference tests/bench tests/test_end_to_end.py
 
 run: $(READY)
 	@$(BIN)/python -m bot run
