@@ -11,6 +11,7 @@ import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
+from bot.replies.refusal import why_refused
 from bot.replies.surface import TROUBLE, ChannelSurface, was_told_already
 
 log = logging.getLogger(__name__)
@@ -45,9 +46,14 @@ def explained(error: BaseException) -> str | None:
     """The sentence for a person, or None where nobody is left to read it. Bugs go to the log with a number."""
     if isinstance(error, BotError):
         return str(error)
-    if isinstance(error, discord.NotFound | discord.Forbidden):
+    if isinstance(error, discord.NotFound):
         log.info("there was no answering any more (%s %s)", error.status, error.code)
         return None
+    if isinstance(error, discord.Forbidden):
+        log.info("Discord did not let the bot answer (%s %s)", error.status, error.code)
+        return (
+            f"Discord did not take my answer: {why_refused(error)}. Ask a manager of this server to allow it."
+        )
     if was_told_already(error):
         log.info("Discord had the answer already (%s)", error)
         return None

@@ -21,6 +21,7 @@ from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
 from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
 from bot.replies.keep import NOTHING, Keep
+from bot.replies.refusal import is_gone, take_refusal
 from bot.replies.shown import Shown
 from bot.replies.surface import TROUBLE, Surface
 from bot.replies.traffic import Claim, Traffic, Worth
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 
 _TICK_S = 10.0  # how often a wait that gets shorter is shown anew
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
-_GONE = (50083, 50027)  # an archived thread, a dead token: neither 403 nor 404
 _OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
 
 
@@ -211,6 +211,11 @@ class LiveReply:
                     step.page, step.content, view_of(step.buttons, self._reply_id), step.file
                 )
         except TROUBLE as error:
+            is_new = step.page >= known
+            if take_refusal(self.shown, error, page=step.page, is_new=is_new, has_file=step.file is not None):
+                code = getattr(error, "code", "")
+                log.info("message %d of reply %s is refused (%s)", step.page + 1, generation.id, code)
+                return
             if isinstance(error, discord.HTTPException) and is_gone(error):
                 raise
             self._failed(generation, error)
@@ -268,12 +273,6 @@ class LiveReply:
         self._moved = True
         if self._generation is not None:
             self._generation.wake()
-
-
-def is_gone(error: discord.HTTPException) -> bool:
-    """Whether nothing can be shown there any more: deleted, forbidden, or a thread that is archived."""
-    gone = isinstance(error, discord.NotFound | discord.Forbidden) or error.status == 401
-    return gone or error.code in _GONE
 
 
 async def _within(generation: Generation, seconds: float) -> None:

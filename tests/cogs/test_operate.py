@@ -329,6 +329,21 @@ async def test_a_panel_that_is_deleted_is_not_looked_for_any_more(tmp_path: Path
         assert len(panel_edits(world)) == edits
 
 
+async def test_a_panel_that_may_not_be_edited_for_a_while_is_kept_and_brought_up_to_date_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        on_a_gpu(world)
+        admin = administrator(world)
+        await admin.slash(world.channel, "panel")
+        world.env.inject_error("PATCH", "/channels/*/messages/*", status=403, code=50001, times=2)
+        await admin.slash(world.channel, "drain")
+        await world.until(lambda: "the panel could not" in caplog.text, tick_s=5.0)
+        await world.until(lambda: labels(world.messages[0]) == ["Queue", "Resume"], tick_s=30.0)
+        assert await Panels(world.bot.services.database).find() is not None
+        assert caplog.text.count("the panel could not") == 1
+
+
 async def test_when_the_bot_stops_the_panel_says_so(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
         on_a_gpu(world)
