@@ -50,6 +50,7 @@ class Generation:
         self._on_leave = on_leave
         self._observer = observer
         self._drained = False
+        self._from_before = 0  # events from before its turn that the reader has not taken yet
 
     @property
     def person(self) -> Hashable:
@@ -86,6 +87,17 @@ class Generation:
         """Have `news` return: something else is to be looked at."""
         self._woken.set()
 
+    def begin(self, now_s: float) -> None:
+        """It has its turn at this time; for the queue. The reader is woken."""
+        self.begun_s = now_s
+        self._from_before = self._events.qsize()
+        self._woken.set()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has had its turn, and the reader has taken every event from before that."""
+        return self.begun_s is not None and not self._from_before
+
     def cancel(self, error: BotError | None = None) -> None:
         """Stop it, waiting or running; does nothing once it has finished. With an error, that is how it ended."""
         self._on_cancel(self, error)
@@ -108,4 +120,5 @@ class Generation:
 
     def _taken(self, event: Event) -> Event:
         self._drained = isinstance(event, Finished)
+        self._from_before = max(0, self._from_before - 1)
         return event

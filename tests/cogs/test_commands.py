@@ -13,6 +13,7 @@ from bot.client import PunchlineBot
 from bot.errors import ModelUnavailable
 from bot.inference.engine import FinishReason, GenerationRequest, Loading
 from bot.inference.scripted import ScriptedEngine
+from bot.replies.status import READING
 from tests.world import World, labels, open_world, over
 
 FOOTER = "-# smol · 3 tokens · 20.0 tokens/s · 0.1 s"
@@ -268,8 +269,10 @@ async def test_white_space_before_the_first_words_is_not_shown_as_an_answer(tmp_
     gate = asyncio.Event()
     async with open_world(ScriptedEngine(script=("\n\n", gate.wait, "Ha.")), tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.pass_time(2)
+        await world.pass_time(1)
         assert world.edits == []
+        await world.pass_time(1)
+        assert world.edits == [READING]
         gate.set()
         await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Ha.\n-#")
