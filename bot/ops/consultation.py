@@ -10,7 +10,7 @@ import discord
 
 from bot.errors import InspectionTimeout
 from bot.inference.memory import MemoryReport
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.ops.checks import run_checks
 from bot.ops.clock import Clock
 from bot.ops.discord_checks import DiscordChecks
@@ -47,12 +47,13 @@ class Consultation:
         self._examination = examination
         self._secrets = tuple(secrets)
         self._wait = wait
+        self._looks = SharedLooks()
 
     async def show(self, interaction: discord.Interaction[Any]) -> None:
         """Acknowledge, look at everything, and show what was found.
 
         Discord is asked here; the machine on a thread with an event loop of its own, so that nothing there can hold
-        the bot up.
+        the bot up. Operators who ask at the same time share that look.
 
         Raises:
             InspectionTimeout: it took too long.
@@ -63,7 +64,7 @@ class Consultation:
         ahead = discord.utils.utcnow() - interaction.created_at  # its id carries Discord's time
         clock.note_ahead("Discord", ahead.total_seconds())
         findings = await self._at_discord(interaction)
-        look = in_own_thread(lambda: asyncio.run(self._of_machine(clock)), timeout_s=PATIENCE_S)
+        look = self._looks("machine", lambda: asyncio.run(self._of_machine(clock)), timeout_s=PATIENCE_S)
         try:
             findings += await self._wait(look, reason="a look at the machine")
         except TimeoutError:

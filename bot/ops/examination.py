@@ -10,6 +10,7 @@ from bot.configured import read_access
 from bot.errors import CatalogError
 from bot.inference.catalog import ModelCatalog
 from bot.inference.loader import ModelLoader
+from bot.inference.threads import SharedLooks
 from bot.ops.checks import Check, NotChecked, Once, run_checks
 from bot.ops.clock import Clock
 from bot.ops.discord_checks import DiscordChecks, logged_in_checks
@@ -42,6 +43,7 @@ class Examination:
         self._catalog = catalog
         self._loader = loader
         self._room = room
+        self._looks = SharedLooks()
 
     async def everything(self, *, server_id: int | None, offline: bool) -> AsyncGenerator[Finding, None]:
         """For a bot that does not run: Discord is asked as by one that logs in."""
@@ -59,9 +61,9 @@ class Examination:
         self, discord_side: DiscordChecks | None, clock: Clock, *, server_id: int | None, offline: bool
     ) -> AsyncGenerator[Finding, None]:
         async with AsyncExitStack() as opened:
-            hub = HubChecks(self._settings.hub_token, self._loader, clock)
+            hub = HubChecks(self._settings.hub_token, self._loader, clock, self._looks)
             opened.push_async_callback(hub.answer.aclose)
-            accelerator = AcceleratorChecks()
+            accelerator = AcceleratorChecks(self._looks)
             opened.push_async_callback(accelerator.reading.aclose)
 
             async def told_time() -> tuple[Verdict, str]:
@@ -77,7 +79,7 @@ class Examination:
 
             checks: list[Check] = [] if discord_side is None else discord_side.checks(server_id)
             checks.append(Check("clock", "clock", told_time, asks="Discord or the Hub"))
-            checks += folder_checks(self._settings)
+            checks += folder_checks(self._settings, self._looks)
             try:
                 catalog = self._catalog()
             except CatalogError as error:
@@ -85,7 +87,12 @@ class Examination:
             else:
                 checks += [_catalog_check(catalog), _access_check(self._settings, catalog)]
                 fitting = Fitting(
-                    self._settings, catalog, self._loader, asks_hub=not offline, room=self._room
+                    self._settings,
+                    catalog,
+                    self._loader,
+                    asks_hub=not offline,
+                    room=self._room,
+                    looks=self._looks,
                 )
                 checks += [*hub.checks(catalog), *accelerator.checks(), *fitting.checks()]
             findings = run_checks(checks, offline=offline)

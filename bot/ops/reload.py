@@ -18,7 +18,7 @@ from bot.configured import limits_of, read_access, read_catalog
 from bot.errors import SettingsError
 from bot.inference.catalog import ModelCatalog, ModelSpec
 from bot.inference.queue import InferenceQueue
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.operators import Operators
 from bot.ops.logs import set_level
 from bot.replies.wait import Wait, just_wait
@@ -109,6 +109,7 @@ class Reload:
         self._queue = queue
         self._wait = wait
         self._one = asyncio.Lock()
+        self._looks = SharedLooks()
 
     async def __call__(self) -> str:
         """Reload; what has changed, in sentences.
@@ -118,8 +119,11 @@ class Reload:
             CatalogError: the catalogue is.
         """
         async with self._one:
-            reading = in_own_thread(self._read, timeout_s=PATIENCE_S)
             try:
+                # What an earlier reload began to read may be older than what is asked for now.
+                if self._looks.is_under_way("files"):
+                    raise TimeoutError
+                reading = self._looks("files", self._read, timeout_s=PATIENCE_S)
                 read = await self._wait(reading, reason="the settings")
             except TimeoutError:
                 raise SettingsError(

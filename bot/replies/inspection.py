@@ -14,7 +14,7 @@ from bot.inference.catalog import ModelSpec
 from bot.inference.device import read_device
 from bot.inference.inspector import Inspection, Inspector
 from bot.inference.memory import MemoryReport, gigabytes
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.replies.anatomy_plot import draw_anatomy, short_bytes, short_count
 from bot.replies.surface import acknowledge, show_card
 from bot.replies.wait import Wait, just_wait
@@ -45,9 +45,11 @@ class Inspections:
         self._memory = memory
         self._wait = wait
         self._patience_s = patience_s
+        self._looks = SharedLooks()
 
     async def show(self, interaction: discord.Interaction[Any], spec: ModelSpec) -> None:
-        """Acknowledge, look at the model on a thread of its own, and show what was found.
+        """Acknowledge, look at the model on a thread, and show what was found. All who ask about the same model
+        meanwhile share that look.
 
         Raises:
             ModelUnavailable: there is nothing to look at.
@@ -61,7 +63,7 @@ class Inspections:
             return found, draw_anatomy(found.anatomy, budget_bytes or read_device().total_bytes)
 
         try:
-            look = in_own_thread(work, timeout_s=self._patience_s)
+            look = self._looks(spec, work, timeout_s=self._patience_s)
             found, png = await self._wait(look, reason="a look inside a model")
         except TimeoutError:
             raise InspectionTimeout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,27 @@ async def test_many_models_are_pages_that_only_the_operator_turns(tmp_path: Path
         (message,) = world.channel.history(viewer=admin)
         assert message.content != first
         assert "**m" in message.content
+
+
+async def test_a_driver_that_hangs_holds_one_thread_however_often_the_doctor_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, looks = threading.Event(), []
+
+    def read() -> Accelerator:
+        looks.append(1)
+        hangs.wait(60)
+        return CPU
+
+    monkeypatch.setattr(machine_checks, "read_accelerator", read)
+    monkeypatch.setattr(machine_checks, "TORCH_PATIENCE_S", 0.2)
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        admin = administrator(world, operates=True)
+        for _ in range(2):
+            said = await shown(world, await admin.slash(world.channel, "doctor"))
+            assert "see whether `nvidia-smi` answers" in said
+        assert len(looks) == 1
+        hangs.set()
 
 
 async def test_in_a_direct_message_no_server_is_looked_at(tmp_path: Path) -> None:
