@@ -167,7 +167,7 @@ async def open_services(
             device_card=DeviceCard(engine.memory, wait),
             database=database,
             observer=observer,
-            consultation=_consultation(settings, catalog, engine, wait),
+            consultation=_consultation(settings, catalog, engine, operators, wait),
             operations=Operations(operators, gate, answers, queue, reload, panel, observer),
             default_audience=settings.default_audience,
         )
@@ -185,10 +185,12 @@ def _live_replies(
     return live_reply
 
 
-def _consultation(settings: Settings, catalog: ModelCatalog, engine: Engine, wait: Wait) -> Consultation:
+def _consultation(
+    settings: Settings, catalog: ModelCatalog, engine: Engine, operators: Operators, wait: Wait
+) -> Consultation:
     room = room_of(engine.memory)
     examination = Examination(settings, lambda: catalog, model_loader(settings), room=room)
-    return Consultation(examination, settings.secrets, wait)
+    return Consultation(examination, operators, settings.secrets, wait)
 
 
 def run(settings: Settings, *, force_sync: bool = False) -> int:

@@ -11,6 +11,7 @@ import discord
 from bot.errors import InspectionTimeout
 from bot.inference.memory import MemoryReport
 from bot.inference.threads import SharedLooks
+from bot.operators import Operators
 from bot.ops.checks import run_checks
 from bot.ops.clock import Clock
 from bot.ops.discord_checks import DiscordChecks
@@ -39,11 +40,19 @@ class Consultation:
 
     Args:
         examination: the checks of the machine.
+        operators: who may turn the pages.
         secrets: what must not be shown, wherever it comes from.
         wait: how to await what does not come from Discord, see `Wait`.
     """
 
-    def __init__(self, examination: Examination, secrets: Sequence[str] = (), wait: Wait = just_wait) -> None:
+    def __init__(
+        self,
+        examination: Examination,
+        operators: Operators,
+        secrets: Sequence[str] = (),
+        wait: Wait = just_wait,
+    ) -> None:
+        self._operators = operators
         self._examination = examination
         self._secrets = tuple(secrets)
         self._wait = wait
@@ -73,7 +82,8 @@ class Consultation:
                 "each as soon as it is made."
             ) from None
         pages = pages_of(findings, self._secrets)
-        view = PagesView(interaction, pages) if len(pages) > 1 else None
+        # Pages name folders: whoever is no operator any more reads no further.
+        view = PagesView(interaction, pages, self._operators.require) if len(pages) > 1 else None
         async with asyncio.timeout(_CALL_TIMEOUT_S):
             await interaction.edit_original_response(content=pages[0], view=view, allowed_mentions=_NOBODY)
 

@@ -97,7 +97,7 @@ class Operations:
             NotAllowed: the person is no operator.
         """
         await self._operators.require(interaction.user)
-        view = QueueView(interaction, self._answers, self._queue)
+        view = QueueView(interaction, self._answers, self._queue, self._operators)
         await interaction.response.send_message(
             view.look(), view=view, ephemeral=True, allowed_mentions=_NOBODY
         )

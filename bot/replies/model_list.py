@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import discord
 
 from bot.chooser import Level, Standing
 from bot.inference.catalog import ModelSpec
+from bot.replies.explain import tell
+from bot.replies.surface import TROUBLE
 
 PAGE_ENTRIES = 10
 LIST_TIMEOUT_S = 300.0
@@ -49,18 +52,47 @@ def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
 
 
 class PagesView(discord.ui.View):
-    """Two buttons that turn the pages of a message that only the asker sees."""
+    """Two buttons that turn the pages of a message that only the asker sees.
 
-    def __init__(self, interaction: discord.Interaction[Any], pages: Sequence[str]) -> None:
+    Args:
+        interaction: the command.
+        pages: what the message says, page by page.
+        require: raises `NotAllowed` for a person who may not read on; asked at each press.
+    """
+
+    def __init__(
+        self,
+        interaction: discord.Interaction[Any],
+        pages: Sequence[str],
+        require: Callable[[discord.abc.User], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(timeout=LIST_TIMEOUT_S)
+        self._require = require
         self._asked = interaction
         self._pages = pages
         self._at = 0
         self._mark()
 
+    async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
+        """Called by discord.py before each press.
+
+        Raises:
+            NotAllowed: the person may not read on.
+        """
+        if self._require is not None:
+            await self._require(interaction.user)
+        return True
+
+    async def on_error(
+        self, interaction: discord.Interaction[Any], error: Exception, item: discord.ui.Item[Any], /
+    ) -> None:
+        """Say in a sentence what went wrong."""
+        await tell(interaction, error)
+
     async def on_timeout(self) -> None:
         """Take the buttons away: they do nothing any more."""
-        await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
+        with suppress(*TROUBLE):  # the person may have dismissed the message
+            await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
 
     @discord.ui.button(label="Back", emoji="◀️")
     async def back_button(self, interaction: discord.Interaction[Any], _: discord.ui.Button[Any]) -> None:

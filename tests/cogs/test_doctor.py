@@ -85,6 +85,20 @@ async def test_many_models_are_pages_that_only_the_operator_turns(tmp_path: Path
         assert "**m" in message.content
 
 
+async def test_pages_are_not_turned_for_somebody_who_is_no_operator_any_more(tmp_path: Path) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text("".join(OWN.format(alias=f"m{number:02d}") for number in range(40)))
+    async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
+        admin = administrator(world, operates=True)
+        first = await shown(world, await admin.slash(world.channel, "doctor"))
+        (message,) = world.channel.history(viewer=admin)
+        world.bot.services.operators.name([12345])
+        result = await admin.click(message, label="Next")
+        assert result.response.content == "Only the people who run the bot can do that."
+        assert next(iter(world.channel.history(viewer=admin))).content == first
+        assert len(world.env.errors) == 1
+
+
 async def test_a_driver_that_hangs_holds_one_thread_however_often_the_doctor_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

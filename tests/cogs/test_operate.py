@@ -177,6 +177,29 @@ async def test_cancelling_all_ends_what_was_listed_and_nothing_that_came_since(t
         assert f"<@{world.bob.id}>" in left
 
 
+@pytest.mark.parametrize("press", ["Cancel all", "Look again", "menu"])
+async def test_an_open_queue_does_nothing_for_somebody_who_is_no_operator_any_more(
+    tmp_path: Path, press: str
+) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once", forever.wait)), tmp_path) as world:
+        admin = administrator(world)
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: "Once" in answers(world)[0].content)
+        await admin.slash(world.channel, "queue")
+        shown = await private(world, admin)
+        world.bot.services.operators.name([12345])  # as a reload does
+        result = await (
+            admin.select(shown, options(shown)[:1]) if press == "menu" else admin.click(shown, label=press)
+        )
+        assert said(result) == "Only the people who run the bot can do that."
+        assert result.ephemeral
+        assert len(world.env.errors) == 1
+        assert world.queue.running == 1
+        await world.pass_time(1)
+        assert labels(answers(world)[0]) == ["Stop"]
+
+
 async def test_an_empty_queue_is_shown_as_empty(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
         admin = administrator(world)
