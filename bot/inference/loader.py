@@ -136,7 +136,8 @@ class ModelLoader:
             folder = Path(spec.source).expanduser()
             if not (folder / "config.json").is_file():
                 raise ModelUnavailable(
-                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue."
+                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue.",
+                    for_people=f"{spec.alias} is not where the catalogue says. Please tell the bot's operator.",
                 )
             return folder
         from bot.inference import hub

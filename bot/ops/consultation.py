@@ -19,13 +19,13 @@ from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, worst
 from bot.ops.fitting import Room
 from bot.ops.quotes import without_secrets
+from bot.replies.limits import packed, shortened
 from bot.replies.model_list import PagesView
 from bot.replies.wait import Wait, just_wait
 
 PATIENCE_S = 180.0  # the models are looked at one after the other, and the Hub may be slow
 _CALL_TIMEOUT_S = 10.0
-_PAGE_CHARACTERS = 1_800
-_LINE_CHARACTERS = 900
+_LINE_LIMIT = 900  # UTF-16 units; escaped, it is at most twice as long
 _MARKS = {Verdict.OK: "✅", Verdict.WARNING: "⚠️", Verdict.FAILED: "❌"}
 _SUMMARIES = {
     Verdict.OK: "Everything is well.",
@@ -113,21 +113,12 @@ def room_of(memory: Callable[[], MemoryReport]) -> Callable[[], Room | None]:
 
 def pages_of(findings: Sequence[Finding], secrets: Sequence[str] = ()) -> list[str]:
     """The findings as lines, on as few pages as they fit; a summary above the first."""
-    pages, page = [], _SUMMARIES[worst(findings)]
-    for finding in findings:
-        line = _line(finding, secrets)
-        if len(page) + 1 + len(line) > _PAGE_CHARACTERS:
-            pages.append(page)
-            page = line
-        else:
-            page += f"\n{line}"
-    return [*pages, page]
+    lines = [_SUMMARIES[worst(findings)], *(_line(finding, secrets) for finding in findings)]
+    return ["\n".join(page) for page in packed(lines, most=len(lines))]
 
 
 def _line(finding: Finding, secrets: Sequence[str]) -> str:
-    text = without_secrets(finding.text, secrets)
-    if len(text) > _LINE_CHARACTERS:
-        text = f"{text[: _LINE_CHARACTERS - 1]}…"
+    text = shortened(without_secrets(finding.text, secrets), _LINE_LIMIT)
     # Every second part stands between backticks, where nothing needs escaping.
     parts = text.split("`")
     shown = "`".join(part if at % 2 else _escaped(part) for at, part in enumerate(parts))

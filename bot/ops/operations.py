@@ -20,6 +20,8 @@ from bot.ops.queue_list import QueueView
 from bot.ops.reload import Reload
 from bot.ops.supervision import Supervision
 from bot.replies.explain import tell
+from bot.replies.limits import shortened
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.panel_buttons import PanelPress
 
 log = logging.getLogger(__name__)
@@ -112,7 +114,7 @@ class Operations:
         """
         await self._operators.require(interaction.user)
         await interaction.response.defer(ephemeral=True, thinking=True)
-        said = await self.reload()
+        said = shortened(await self.reload(), MESSAGE_LIMIT)
         await interaction.edit_original_response(content=said, allowed_mentions=_NOBODY)
 
     async def show_panel(self, interaction: _Interaction) -> None:

@@ -14,7 +14,9 @@ from bot.inference.queue import InferenceQueue
 from bot.inference.schedule import fair_order
 from bot.operators import Operators
 from bot.replies.explain import tell
+from bot.replies.limits import OPTION_LIMIT, shortened
 from bot.replies.model_list import LIST_TIMEOUT_S
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.status import spoken_eta
 from bot.replies.surface import TROUBLE
 
@@ -66,7 +68,7 @@ class QueueView(discord.ui.View):
         ]
         head = f"**{self._queue.running} running, {self._queue.waiting} waiting**"
         foot = [f"-# page {self._page + 1} of {last + 1}"] if last else []
-        return "\n".join([*([done] if done else []), head, *lines, *foot])
+        return shortened("\n".join([*([done] if done else []), head, *lines, *foot]), MESSAGE_LIMIT)
 
     async def interaction_check(self, interaction: _Interaction, /) -> bool:
         """Called by discord.py before each press: who was an operator when the list was opened may be none now.
@@ -128,7 +130,7 @@ class QueueView(discord.ui.View):
         self._whom.disabled = not shown
         self._whom.max_values = max(1, len(shown))
         self._whom.options = [
-            discord.SelectOption(label=f"{number}. {text}"[:100], value=one.generation.id)
+            discord.SelectOption(label=shortened(f"{number}. {text}", OPTION_LIMIT), value=one.generation.id)
             for number, (one, text) in enumerate(zip(shown, texts, strict=True), first + 1)
         ] or [discord.SelectOption(label="nobody")]
 

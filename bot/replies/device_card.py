@@ -11,6 +11,7 @@ from bot.errors import InspectionTimeout
 from bot.inference.device import DeviceReading, read_device
 from bot.inference.memory import MemoryReport, Resident, gigabytes
 from bot.inference.threads import SharedLooks
+from bot.replies.limits import fitted
 from bot.replies.surface import acknowledge, show_card
 from bot.replies.wait import Wait, just_wait
 
@@ -77,7 +78,7 @@ def card(reading: DeviceReading, report: MemoryReport) -> discord.Embed:
     if sensors.driver is not None:
         embed.add_field(name="Driver", value=sensors.driver)
     embed.add_field(name="Models in memory", value=_residents(report), inline=False)
-    return embed
+    return fitted(embed)
 
 
 def _bar(part: float) -> str:

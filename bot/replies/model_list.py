@@ -11,10 +11,14 @@ import discord
 from bot.chooser import Level, Standing
 from bot.inference.catalog import ModelSpec
 from bot.replies.explain import tell
+from bot.replies.limits import one_line, packed, shortened
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.surface import TROUBLE
 
 PAGE_ENTRIES = 10
 LIST_TIMEOUT_S = 300.0
+_PLACE_LIMIT = 100
+_FOOT_ROOM = 40  # for "-# page 12 of 34"
 
 _NOBODY = discord.AllowedMentions.none()
 _LEVELS = {
@@ -41,10 +45,11 @@ def standing_text(standing: Standing) -> str:
 def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
     """The models on offer, some on each page."""
     entries = [
-        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · {spec.description}\n-# {spec.place}"
+        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · {one_line(spec.description)}\n"
+        f"-# {shortened(one_line(spec.shown_place), _PLACE_LIMIT)}"
         for spec in offered
     ]
-    pages = [entries[at : at + PAGE_ENTRIES] for at in range(0, len(entries), PAGE_ENTRIES)]
+    pages = packed(entries, most=PAGE_ENTRIES, limit=MESSAGE_LIMIT - _FOOT_ROOM)
     return [
         "\n".join([*page, *([f"-# page {number} of {len(pages)}"] if len(pages) > 1 else [])])
         for number, page in enumerate(pages, start=1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
+from bot.replies.limits import shortened
 
 THINKING = "-# 💭 thinking…"
 REST_FOLLOWS = "-# 📄 the rest comes as a file"
+_ERROR_LIMIT = 1_000  # UTF-16 units, so that the lines under an answer fit a message
 _REST_REFUSED = "-# 📄 the rest could not be posted"
 _WAITING = "-# ⏳ "
 READING = f"{_WAITING}Reading…"
@@ -90,5 +92,5 @@ def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, 
                 parts.append(f"reference {reference}")
     lines = [f"-# {' · '.join(parts)}"]
     if finished.error is not None:
-        lines.insert(0, f"⚠️ {finished.error}")
+        lines.insert(0, f"⚠️ {shortened(finished.error.for_people, _ERROR_LIMIT)}")
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,18 @@ async def test_a_channel_that_takes_no_files_gets_the_numbers_alone(tmp_path: Pa
         await world.until(lambda: bool(shown(world)))
         assert "Attach Files" in str(shown(world)[0].footer.text)
         assert world.messages[0].attachments == []
+
+
+async def test_who_does_not_see_the_picture_reads_how_many_layers_there_are(
+    tmp_path: Path, gemma: Path
+) -> None:
+    config = json.loads((gemma / "config.json").read_text())
+    async with open_world(ScriptedEngine(), tmp_path, models_file=catalogue(tmp_path, gemma)) as world:
+        await world.alice.slash(world.channel, "model inspect", model="tiny")
+        await world.until(lambda: bool(shown(world)))
+        said = fields(shown(world)[0])["Layers"]
+    assert said.startswith(f"{config['num_hidden_layers']} layers of {config['hidden_size']}\n")
+    assert f"{config['num_attention_heads']} attention heads" in said
 
 
 async def test_the_model_option_completes_from_the_catalogue(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ async def test_a_refused_file_leaves_the_end_under_the_last_message_and_details_
     tmp_path: Path,
 ) -> None:
     gate = asyncio.Event()
-    script = (*VERY_LONG[:2000], gate.wait, *VERY_LONG[2000:])
-    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+    engine = ScriptedEngine(script=(*VERY_LONG[:2000], gate.wait, *VERY_LONG[2000:]))
+    async with open_world(engine, tmp_path) as world:
         await world.alice.slash(world.channel, "ask", prompt="Say a lot")
         await world.until(lambda: len(answers(world)) == 5)
         world.env.inject_error("POST", "/webhooks/*", status=403, code=50013, times=None)
