@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from discord.ext import commands
 from bot import trace
 from bot.discord_needs import INTENTS
 from bot.interruptions import mark_interrupted
+from bot.registration import Registration
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
 from bot.replies.panel_buttons import PanelButton
@@ -46,7 +45,7 @@ class PunchlineBot(commands.Bot):
 
     Args:
         services: what the cogs need.
-        data_dir: where the fingerprint of the registered commands is kept.
+        data_dir: where it is kept which commands are registered.
         force_sync: register the commands whatever the fingerprint says.
         http_trace: told of each request to Discord, by aiohttp.
     """
@@ -76,8 +75,7 @@ class PunchlineBot(commands.Bot):
             http_trace=http_trace or aiohttp.TraceConfig(),
         )
         self.services = services
-        self._data_dir = data_dir
-        self._force_sync = force_sync
+        self._registration = Registration(data_dir, force=force_sync)
         self._marking: asyncio.Task[None] | None = None
 
     async def setup_hook(self) -> None:
@@ -88,7 +86,7 @@ class PunchlineBot(commands.Bot):
             await self.load_extension(extension)
         translator = FileTranslator(self.tree)
         await self.tree.set_translator(translator)
-        await self._sync_if_changed(translator)
+        await self._registration.register_if_changed(self.tree, translator, self.application_id or 0)
         # Read before the first command can come, so that none of this start's own replies is among them.
         left = await self.services.archive.unfinished()
         self._marking = asyncio.create_task(mark_interrupted(self, self.services.archive, left))
@@ -111,37 +109,6 @@ class PunchlineBot(commands.Bot):
         """Say in the log that people can use it."""
         log.info("ready as %s in %d server(s)", self.user, len(self.guilds))
 
-    async def _sync_if_changed(self, translator: FileTranslator) -> None:
-        """Registering is rationed by Discord: do it when the commands, or their names in a language, differ from the
-        last time."""
-        payload = [
-            await command.get_translated_payload(self.tree, translator)
-            for command in self.tree.get_commands()
-        ]
-        told = json.dumps([self.application_id, payload], sort_keys=True, default=str)
-        fingerprint = hashlib.sha256(told.encode()).hexdigest()
-        file = self._data_dir / "commands.sha256"
-        if not self._force_sync and _read(file) == fingerprint:
-            log.info("commands are registered already")
-            return
-        try:
-            registered = await self.tree.sync()
-        except discord.HTTPException as error:
-            log.error(
-                "commands could not be registered (%s): the old ones stay until the next start", error.status
-            )
-            return
-        log.info("registered %d commands", len(registered))
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(fingerprint, encoding="ascii")
-        except OSError as error:
-            log.warning(
-                "cannot write %s (%s): commands will be registered again at the next start",
-                file,
-                error.strerror,
-            )
-
 
 class _Tree(app_commands.CommandTree[PunchlineBot]):
     async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
@@ -158,10 +125,3 @@ class _Tree(app_commands.CommandTree[PunchlineBot]):
         cause = (error.__cause__ if isinstance(error, app_commands.CommandInvokeError) else None) or error
         self.client.services.observer.failed(cause)
         await tell(interaction, cause)
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return None

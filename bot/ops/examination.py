@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from bot.configured import read_access
@@ -18,6 +19,7 @@ from bot.ops.findings import Finding, Verdict
 from bot.ops.fitting import Fitting, Room
 from bot.ops.hub_checks import HubChecks
 from bot.ops.machine_checks import AcceleratorChecks, folder_checks
+from bot.registration import refused
 from bot.settings import Settings
 
 
@@ -79,7 +81,7 @@ class Examination:
 
             checks: list[Check] = [] if discord_side is None else discord_side.checks(server_id)
             checks.append(Check("clock", "clock", told_time, asks="Discord or the Hub"))
-            checks += folder_checks(self._settings, self._looks)
+            checks += [*_command_checks(self._settings.data_dir), *folder_checks(self._settings, self._looks)]
             try:
                 catalog = self._catalog()
             except CatalogError as error:
@@ -99,6 +101,21 @@ class Examination:
             opened.push_async_callback(findings.aclose)
             async for finding in findings:
                 yield finding
+
+
+def _command_checks(data_dir: Path) -> list[Check]:
+    """What Discord refused when the bot registered its commands; nothing to look at if it took them all."""
+    if not (reason := refused(data_dir)):
+        return []
+
+    async def told() -> tuple[Verdict, str]:
+        return (
+            Verdict.FAILED,
+            f"Discord did not take all commands at the last start: {reason}. Start the bot again, or look for a "
+            "newer version.",
+        )
+
+    return [Check("commands", "commands", told)]
 
 
 def _catalog_check(read: ModelCatalog | CatalogError) -> Check:

@@ -94,6 +94,7 @@ async def test_pages_are_not_turned_for_somebody_who_is_no_operator_any_more(tmp
         (message,) = world.channel.history(viewer=admin)
         world.bot.services.operators.name([12345])
         result = await admin.click(message, label="Next")
+        assert result.response is not None
         assert result.response.content == "Only the people who run the bot can do that."
         assert next(iter(world.channel.history(viewer=admin))).content == first
         assert len(world.env.errors) == 1
@@ -118,6 +119,14 @@ async def test_a_driver_that_hangs_holds_one_thread_however_often_the_doctor_is_
             assert "see whether `nvidia-smi` answers" in said
         assert len(looks) == 1
         hangs.set()
+
+
+async def test_commands_that_discord_refused_are_told_with_its_reason(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        (tmp_path / "commands.refused").write_text("/joke: 400 Bad Request: not a name")
+        admin = administrator(world, operates=True)
+        said = await shown(world, await admin.slash(world.channel, "doctor"))
+    assert "❌ **commands** Discord did not take all commands at the last start: /joke: 400" in said
 
 
 async def test_in_a_direct_message_no_server_is_looked_at(tmp_path: Path) -> None:
