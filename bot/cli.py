@@ -103,6 +103,9 @@ def _with_exit_codes(commands: Any, name: str, **words: str) -> argparse.Argumen
 
 def program() -> None:
     """Run one command, and end the process with its exit code."""
+    from bot.ops.logs import log_what_nobody_catches
+
+    log_what_nobody_catches()
     code = main()
     if "bot.inference.threads" in sys.modules:
         from bot.inference.threads import end_the_process
@@ -127,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _dispatch(args: argparse.Namespace) -> int:
+    from bot.ops.logs import configure_logging
     from bot.settings import load_settings
 
     if args.env_file is not None and not args.env_file.is_file():
@@ -139,6 +143,8 @@ def _dispatch(args: argparse.Namespace) -> int:
 
             unsettled(error)
         raise
+    # From here on secrets are known, and nothing is logged without striking them out. Some commands log more.
+    configure_logging("WARNING", settings.secrets, form=settings.log_format)
     if args.command == "run":
         from bot.app import run
 

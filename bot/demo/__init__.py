@@ -31,7 +31,8 @@ def demo(settings: Settings, *, once: str | None, port: int) -> int:
     from bot.demo.page import serve
     from bot.demo.terminal import answer_once
 
-    configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.secrets)
+    level = "WARNING" if settings.log_level == "INFO" else settings.log_level
+    configure_logging(level, settings.secrets, form=settings.log_format)
     with tempfile.TemporaryDirectory(prefix="punchline-demo-") as folder:
         # What is chosen in a simulated server is not for the real database, and nobody else asks there.
         own = settings.model_copy(
