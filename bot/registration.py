@@ -86,7 +86,7 @@ class Registration:
     def _write(self, name: str, text: str) -> None:
         file = self._data_dir / name
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
         except OSError as error:
             log.warning(

@@ -32,7 +32,20 @@ def _expanded(value: Any) -> Any:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
-_Path = Annotated[Path, BeforeValidator(_expanded)]
+def _a_file(value: Path) -> Path:
+    # SQLite and SQLAlchemy know other things than files; the bot opens the database several times, as a file.
+    if re.match(r":memory:$|(file|sqlite\S*):", str(value)):
+        raise ValueError("not a path")
+    return value
+
+
+def _without_nul(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("no file has that name")
+    return value
+
+
+_Path = Annotated[Path, BeforeValidator(_expanded), AfterValidator(_without_nul)]
 
 
 def _split(value: Any) -> Any:
@@ -104,7 +117,7 @@ class Settings(BaseSettings):
     unload_idle_after_min: float | None = Field(
         None, gt=0, le=10_080, description="write minutes, up to 10080 (a week), or leave it out for never"
     )
-    database_file: _Path | None = Field(
+    database_file: Annotated[_Path, AfterValidator(_a_file)] | None = Field(
         None, description="write the path of a file the bot may write, or leave it out for one in DATA_DIR"
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="write a number of tokens from 1 to 32768")

@@ -16,6 +16,8 @@ from bot.ops.checks import PATIENCE_S, Check, Once
 from bot.ops.findings import Verdict
 from bot.settings import Settings
 from bot.storage.condition import condition_of, try_to_write
+from bot.storage.rights import make_folder, open_to_others
+from bot.storage.sentences import explained
 
 TORCH_PATIENCE_S = 60.0  # importing it from a cold disk takes its time
 
@@ -36,7 +38,9 @@ def folder_checks(settings: Settings, looks: SharedLooks) -> list[Check]:
             "disk.cache", "CACHE_DIR", lambda: _writable(settings.cache_dir, "CACHE_DIR", _LEAST_CACHE_BYTES)
         ),
         in_thread(
-            "disk.data", "DATA_DIR", lambda: _writable(settings.data_dir, "DATA_DIR", _LEAST_DATA_BYTES)
+            "disk.data",
+            "DATA_DIR",
+            lambda: _writable(settings.data_dir, "DATA_DIR", _LEAST_DATA_BYTES, make=make_folder),
         ),
         in_thread("disk.hub", "HF_HOME", _hub_cache),
         in_thread("database", "database", lambda: _database(settings.database_path)),
@@ -78,10 +82,16 @@ def _settings_file(path: Path | None) -> tuple[Verdict, str]:
     return Verdict.OK, f"{path}, not for others ({mode:04o})"
 
 
-def _writable(folder: Path, setting: str, least_bytes: float) -> tuple[Verdict, str]:
-    """Whether a folder can be written, and how much room it has."""
+def _make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def _writable(
+    folder: Path, setting: str, least_bytes: float, *, make: Callable[[Path], None] = _make
+) -> tuple[Verdict, str]:
+    """Whether a folder can be written, made first if there is none, and how much room it has."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make(folder)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(None, "no rights")
         free_bytes = shutil.disk_usage(folder).free
@@ -105,12 +115,16 @@ def _hub_cache() -> tuple[Verdict, str]:
 
 def _database(path: Path) -> tuple[Verdict, str]:
     """Whole, of a schema that is known, and writable: beside a running bot too."""
-    if not path.exists():
-        return Verdict.OK, f"{path} is made when the bot starts"
+    with explained(path):
+        if not path.exists():
+            return Verdict.OK, f"{path} is made when the bot starts"
     condition = condition_of(path)
     try_to_write(path)
     size = f"{condition.size_bytes / 1e6:.1f} MB"
     text = f"{path} is whole and writable, {size}, schema {condition.schema}"
     if not condition.is_newest:
         text += "; it is brought up to date when the bot starts"
+    if others := open_to_others(path):
+        files = " ".join(map(str, others))
+        return Verdict.WARNING, f"{text}; others can read what people wrote: chmod 600 {files}"
     return Verdict.OK, text
