@@ -1,5 +1,7 @@
 """Typed settings, read once at start from the environment and `.env`, the environment winning.
 
+Variables of `.env` that libraries read are no settings; see `bot.env_file`.
+
 Every setting is a field of `Settings` under its own name in capitals; `.env.example` documents each one, and
 a test holds the two together. A faulty one becomes a `SettingsError` of one line for each fault, which names
 the variable and what to write instead. Values are never repeated: one of them may be a secret.
@@ -7,7 +9,9 @@ the variable and what to write instead. Values are never repeated: one of them m
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +19,7 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bot.env_file import EnvFile, misspelt, passwords, read_env_file
 from bot.errors import SettingsError
 
 TOKEN_PAGE = "https://discord.com/developers/applications"  # noqa: S105  an address, not a secret
@@ -78,7 +83,7 @@ class Settings(BaseSettings):
     """What an operator can set. Each description is the fix that an error message gives."""
 
     model_config = SettingsConfigDict(
-        env_file_encoding="utf-8",
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -161,6 +166,7 @@ class Settings(BaseSettings):
     )
 
     _file: Path | None = PrivateAttr(None)
+    _beside: EnvFile = PrivateAttr(EnvFile())
 
     @property
     def file(self) -> Path | None:
@@ -168,9 +174,22 @@ class Settings(BaseSettings):
         return self._file
 
     @property
+    def variables(self) -> Mapping[str, str]:
+        """Variables in the settings file that libraries read; their values may be secrets."""
+        return self._beside.variables
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each line of the settings file, and each similar name in the environment, that counts for
+        nothing."""
+        return self._beside.warnings
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The values that must never appear in a log."""
-        return tuple(s.get_secret_value() for s in (self.discord_token, self.hf_token) if s is not None)
+        tokens = [s.get_secret_value() for s in (self.discord_token, self.hf_token) if s is not None]
+        addresses = [*os.environ.values(), *self.variables.values()]
+        return tuple(dict.fromkeys([*tokens, *passwords(addresses)]))
 
     @property
     def database_path(self) -> Path:
@@ -193,6 +212,9 @@ class Settings(BaseSettings):
         return self.discord_token.get_secret_value()
 
 
+NAMES = tuple(name.upper() for name in Settings.model_fields)
+
+
 def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
     """Read the settings.
 
@@ -206,13 +228,32 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     try:
         settings = Settings(_env_file=env_file, **overrides)
         settings._file = env_file if env_file is not None and env_file.is_file() else None
+        beside = read_env_file(env_file, NAMES)
+        settings._beside = EnvFile(beside.variables, (*beside.warnings, *misspelt(os.environ, NAMES)))
         return settings
     except ValidationError as error:
         names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors(include_input=False))
         lines = (f"{name.upper()} is malformed: {_fix(name)}." for name in names)
         raise SettingsError("\n".join(lines)) from None
     except (OSError, UnicodeDecodeError):
-        raise SettingsError(f"{env_file} cannot be read: make it a readable UTF-8 text file.") from None
+        raise _unreadable(env_file) from None
+
+
+def library_variables(env_file: Path) -> Mapping[str, str]:
+    """The variables in a settings file that libraries read, for `bot.env_file.export` before `load_settings`: the
+    defaults of some settings follow them, such as CACHE_DIR's XDG_CACHE_HOME.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        return read_env_file(env_file, NAMES).variables
+    except (OSError, UnicodeDecodeError):
+        raise _unreadable(env_file) from None
+
+
+def _unreadable(env_file: Path | None) -> SettingsError:
+    return SettingsError(f"{env_file} cannot be read: make it a readable UTF-8 text file.")
 
 
 def _fix(name: str) -> str:

@@ -29,7 +29,7 @@ HEAVY = (
 
 
 def run_python(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    ours = {name.upper() for name in Settings.model_fields}
+    ours = {*(name.upper() for name in Settings.model_fields), "HF_HOME"}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         [sys.executable, *args],

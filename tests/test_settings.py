@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    for name in [
+        name for name, value in os.environ.items() if "@" in value
+    ]:  # the passwords of proxies are secrets
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ def folder_checks(settings: Settings, looks: SharedLooks) -> list[Check]:
 
     return [
         in_thread("settings.file", "settings", lambda: _settings_file(settings.file)),
+        in_thread("settings.names", "settings", lambda: _names(settings)),
         in_thread(
             "disk.cache", "CACHE_DIR", lambda: _writable(settings.cache_dir, "CACHE_DIR", _LEAST_CACHE_BYTES)
         ),
@@ -105,6 +106,12 @@ def _writable(
     if free_bytes < least_bytes:
         return Verdict.WARNING, f"{text}, which is little: free space, or set {setting} to a folder elsewhere"
     return Verdict.OK, text
+
+
+def _names(settings: Settings) -> tuple[Verdict, str]:
+    if settings.warnings:
+        return Verdict.WARNING, " ".join(settings.warnings)
+    return Verdict.OK, "nothing is misspelt"
 
 
 def _hub_cache() -> tuple[Verdict, str]:

@@ -27,6 +27,7 @@ from bot.replies.panel_buttons import PanelPress
 log = logging.getLogger(__name__)
 
 _NOBODY = discord.AllowedMentions.none()
+_LONGEST = 1_900  # of the 2,000 characters of a message
 
 _Interaction = discord.Interaction[Any]
 
@@ -114,7 +115,7 @@ class Operations:
         """
         await self._operators.require(interaction.user)
         await interaction.response.defer(ephemeral=True, thinking=True)
-        said = shortened(await self.reload(), MESSAGE_LIMIT)
+        said = shortened(await self.reload(), MESSAGE_LIMIT)  # all of it is in the log too
         await interaction.edit_original_response(content=said, allowed_mentions=_NOBODY)
 
     async def show_panel(self, interaction: _Interaction) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bot.access.gate import Gate, Limits
@@ -68,7 +68,8 @@ class _Read:
     catalog: ModelCatalog
     access: OperatorAccess
     limits: Limits
-    later: tuple[str, ...]  # names of settings that differ, and hold from the next start on
+    later: tuple[str, ...]  # names of settings and variables that differ, and hold from the next start on
+    warnings: tuple[str, ...]  # what counts for nothing in the file, and did not stand there at the start
 
 
 class Reload:
@@ -138,8 +139,16 @@ class Reload:
         # With what cannot change now as it is: that is what the rest has to go with.
         settings = self.settings.model_copy(update={name: getattr(read, name) for name in RELOADED})
         catalog = read_catalog(settings)
-        later = tuple(name for name in _changed(self.settings, read) if name not in RELOADED)
-        return _Read(settings, catalog, read_access(settings, catalog), limits_of(settings), later)
+        later = [name.upper() for name in _changed(self.settings, read) if name not in RELOADED]
+        later += _differing(self.settings.variables, read.variables)
+        return _Read(
+            settings,
+            catalog,
+            read_access(settings, catalog),
+            limits_of(settings),
+            tuple(later),
+            tuple(told for told in read.warnings if told not in self.settings.warnings),
+        )
 
     def _put_in_place(self, read: _Read) -> str:
         new = read.settings
@@ -158,7 +167,7 @@ class Reload:
         if new.log_level != self.settings.log_level:
             set_level(new.log_level, content=new.log_content)
         self.settings = new
-        return _sentences(changed, [name.upper() for name in read.later])
+        return "\n".join([_sentences(changed, read.later), *read.warnings])
 
 
 def _changed(before: Settings, now: Settings) -> list[str]:
@@ -173,7 +182,11 @@ def _difference(before: Mapping[str, ModelSpec], now: Mapping[str, ModelSpec]) -
     return ", ".join([*came, *went, *changed])
 
 
-def _sentences(changed: list[str], later: list[str]) -> str:
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _sentences(changed: Sequence[str], later: Sequence[str]) -> str:
     said = f"Reloaded. Changed: {', '.join(changed)}." if changed else "Reloaded. Nothing has changed."
     if later:
         said += f"\nAt the next start only: {', '.join(later)}."

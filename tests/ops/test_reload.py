@@ -136,6 +136,18 @@ async def test_what_cannot_change_while_it_runs_is_named_each_time_and_does_not_
         assert bot.services.operations.reload.settings.batch_requests == 16
 
 
+async def test_a_librarys_variable_that_differs_is_named_and_one_that_is_misspelt_is_told(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, "HF_HOME=/srv/one", "WEATHER=fine") as bot:
+        said = await bot.reload("HF_HOME=/srv/two", "TZ=UTC", "WEATHER=fine", "MAX_NEW_TOKN=3")
+        assert said.splitlines() == [
+            "Reloaded. Nothing has changed.",
+            "At the next start only: HF_HOME, TZ.",
+            f"MAX_NEW_TOKN in {tmp_path}/.env is not a setting: did you mean MAX_NEW_TOKENS?",
+        ]
+
+
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
