@@ -162,7 +162,8 @@ def _followed(pip: subprocess.Popen[str], report: Progress) -> int:
 
     threading.Thread(target=read, name="pip", daemon=True).start()
     ends_s = time.monotonic() + DOWNLOAD_TIMEOUT_S
-    fraction, line = 0.0, ""
+    fraction = 0.0
+    line: str | None = ""
     while line is not None:
         if seen := re.match(r"Progress (\d+) of (\d+)", line):
             fraction = int(seen[1]) / max(1, int(seen[2]))

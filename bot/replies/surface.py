@@ -285,7 +285,8 @@ def own_channel(interaction: discord.Interaction[Any]) -> discord.PartialMessage
 
 
 def _attached(text: str | None, limit_bytes: int) -> list[discord.File]:
-    """The text as a file, as much of it as may be uploaded."""
+    """The text as a file, as much of it as may be uploaded, with no character cut in half."""
     if text is None:
         return []
-    return [discord.File(io.BytesIO(text.encode()[:limit_bytes]), "rest.md")]
+    part = text.encode()[:limit_bytes].decode(errors="ignore")
+    return [discord.File(io.BytesIO(part.encode()), "rest.md")]
