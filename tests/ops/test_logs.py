@@ -8,6 +8,7 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -34,8 +35,10 @@ def written(
 
 
 @pytest.fixture(autouse=True)
-def nobody_asked() -> None:
+def nobody_asked() -> Iterator[None]:
     trace.resume(trace.NOTHING)
+    yield
+    trace.resume(trace.NOTHING)  # what comes next has begun nothing either
 
 
 def fail(log: logging.Logger, text: str) -> None:
