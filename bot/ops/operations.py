@@ -27,7 +27,6 @@ from bot.replies.panel_buttons import PanelPress
 log = logging.getLogger(__name__)
 
 _NOBODY = discord.AllowedMentions.none()
-_LONGEST = 1_900  # of the 2,000 characters of a message
 
 _Interaction = discord.Interaction[Any]
 
