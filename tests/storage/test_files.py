@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from bot.errors import StorageError
+from bot.inference.threads import SharedLooks
 from bot.ops.findings import Finding, Verdict
 from bot.ops.machine_checks import folder_checks
 from bot.settings import load_settings
@@ -47,7 +48,7 @@ async def chosen(path: Path) -> str | None:
 
 async def checked(path: Path) -> Finding:
     settings = load_settings(None, data_dir=path.parent, cache_dir=path.parent, database_file=path)
-    (check,) = (one for one in folder_checks(settings) if one.id == "database")
+    (check,) = (one for one in folder_checks(settings, SharedLooks()) if one.id == "database")
     return await check.finding()
 
 
