@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import discord
 
-from bot.chat.messages import ChatMessage, Role
+from bot.chat.messages import UNKNOWN_AUTHOR, ChatMessage, Role
 from bot.chat.prompt import Messages, follow_up
 from bot.errors import ReplyForgotten, StorageError
 from bot.inference.engine import Finished
@@ -23,6 +23,8 @@ from bot.unwritten import PATIENCE_S, Unwritten
 log = logging.getLogger(__name__)
 
 _FORGETTING_S = 3_600.0  # how often old replies are looked for
+
+_SOMEBODY_ELSES = "not shown: somebody else wrote this"
 
 _Result = TypeVar("_Result")
 
@@ -70,7 +72,7 @@ class Keeping:
                 "revision": request.model.revision,
                 "quantization": request.model.quantization,
                 "sampling": request.params.model_dump(),
-                "messages": [{"role": str(one.role), "content": one.content} for one in request.messages],
+                "messages": [_kept_message(one, origin.asker_id) for one in request.messages],
             },
         )
 
@@ -156,15 +158,38 @@ class Archive:
 
 
 def messages_of(kept: KeptReply) -> list[ChatMessage]:
-    """What the model was given to read."""
-    return [ChatMessage(Role(one["role"]), one["content"]) for one in kept.request["messages"]]
+    """What the model was given to read, and who wrote it as far as that was kept.
+
+    Where it was not, the last question is that of the person who asked; if it is the only one, so is the rest.
+    """
+    messages = [
+        ChatMessage(Role(one["role"]), one["content"], one.get("author_id", UNKNOWN_AUTHOR))
+        for one in kept.request["messages"]
+    ]
+    asked = [place for place, one in enumerate(messages) if one.role is Role.USER]
+    surely_theirs = range(len(messages)) if len(asked) == 1 else asked[-1:]
+    for place in surely_theirs:
+        if messages[place].author_id == UNKNOWN_AUTHOR:
+            messages[place] = replace(messages[place], author_id=kept.asker_id)
+    return messages
+
+
+def messages_for(kept: KeptReply, person_id: int) -> list[dict[str, Any]]:
+    """The same as JSON, as far as it is for this person to read: what they wrote, and what models answered in that
+    place. What others wrote may have been a command, which Discord shows nobody else; it is said that it is there."""
+    return [
+        {"role": str(one.role), "content": one.content}
+        if one.role is Role.ASSISTANT or one.author_id == person_id
+        else {"role": str(one.role), "content": None, "note": _SOMEBODY_ELSES}
+        for one in messages_of(kept)
+    ]
 
 
 def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:
     """What it is to read so that it goes on where it was cut."""
     *before, last = messages_of(kept)
     if last.role is Role.ASSISTANT:
-        return [*before, ChatMessage(Role.ASSISTANT, last.content + kept.answer)]
+        return [*before, replace(last, content=last.content + kept.answer)]
     return [*before, last, ChatMessage(Role.ASSISTANT, kept.answer)]
 
 
@@ -177,6 +202,14 @@ def conversation(kept: KeptReply, question: str) -> Messages:
     """What a model is to read that is asked something after an answer."""
     *before, last = messages_to_go_on(kept)
     return follow_up(before, without_thoughts(last.content), question)
+
+
+def _kept_message(message: ChatMessage, asker_id: int) -> dict[str, Any]:
+    """A message as JSON. The model's own words have no author."""
+    kept: dict[str, Any] = {"role": str(message.role), "content": message.content}
+    if message.role is not Role.ASSISTANT:
+        kept["author_id"] = asker_id if message.author_id is None else message.author_id
+    return kept
 
 
 async def _if_possible(work: Awaitable[_Result]) -> _Result | None:

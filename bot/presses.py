@@ -11,7 +11,7 @@ import discord
 
 from bot import trace
 from bot.answers import Answers
-from bot.archive import Archive, messages_of, messages_to_go_on, words_of
+from bot.archive import Archive, messages_for, messages_of, messages_to_go_on, words_of
 from bot.chat.messages import ChatMessage
 from bot.chooser import ModelChooser
 from bot.errors import NotAllowed, ReplyForgotten
@@ -134,8 +134,9 @@ class Presses:
             await _shown_as_messages(interaction, rest, why)
 
     async def _details(self, interaction: _Interaction, reply_id: str) -> None:
-        """Numbers for everybody; a long answer whole, for Discord may have refused a part of it. What was asked, which
-        a command keeps to itself, is for the person who asked."""
+        """Numbers for everybody; a long answer whole, for Discord may have refused a part of it. For the person who
+        asked, also what they wrote. What others wrote before that in the same conversation is left out: a command
+        keeps it to whoever gave it."""
         kept = await self._archive.find(reply_id)
         card = details_card(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
         files = {}
@@ -143,7 +144,8 @@ class Presses:
         if is_long := units(answer) > PAGE_LIMIT:
             files["answer.md"] = answer
         if kept.asker_id == interaction.user.id:
-            document = details_document(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
+            request = kept.request | {"messages": messages_for(kept, interaction.user.id)}
+            document = details_document(kept.id, kept.alias, kept.reason or "", request, kept.numbers)
             document["answer"] = kept.answer
             files[f"reply-{kept.id}.json"] = json.dumps(document, indent=2, ensure_ascii=False)
         if (why := await _shown(interaction, files, embed=card)) is not None:
