@@ -12,12 +12,12 @@ import discord
 
 from bot.chat.messages import UNKNOWN_AUTHOR, ChatMessage, Role
 from bot.chat.prompt import Messages, follow_up
-from bot.errors import ReplyForgotten, StorageError
+from bot.errors import PromptTooLong, ReplyForgotten, StorageError
 from bot.inference.engine import Finished
 from bot.inference.generation import Generation
 from bot.replies.think import without_thoughts
 from bot.storage.database import in_time
-from bot.storage.replies import INTERRUPTED, KeptReply, Replies
+from bot.storage.replies import INTERRUPTED, TOO_LONG, KeptReply, Replies
 from bot.unwritten import PATIENCE_S, Unwritten
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ class Keeping:
     async def ended(self, finished: Finished, text: str) -> None:
         """See `Keep.ended`."""
         reason, numbers = finished.reason.value, asdict(finished.usage)
+        if isinstance(finished.error, PromptTooLong):
+            reason = TOO_LONG
         self._kept = replace(self._kept, answer=text, reason=reason, numbers=numbers)
         self._is_written = await self._unwritten.write(self._kept, is_begun=self._is_written)
 
@@ -199,7 +201,15 @@ def words_of(kept: KeptReply) -> str:
 
 
 def conversation(kept: KeptReply, question: str) -> Messages:
-    """What a model is to read that is asked something after an answer."""
+    """What a model is to read that is asked something after an answer.
+
+    A question that was too long to be read is no part of it: everything asked after it would be too long as well.
+    """
+    if kept.reason == TOO_LONG:
+        *before, last = messages_of(kept)
+        if last.role is Role.ASSISTANT:
+            before.pop()
+        return follow_up(before, "", question)
     *before, last = messages_to_go_on(kept)
     return follow_up(before, without_thoughts(last.content), question)
 

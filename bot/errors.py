@@ -107,7 +107,15 @@ class InspectionTimeout(BotError):
 
 
 class PromptTooLong(BotError):
-    """The messages alone fill the model's context window."""
+    """The messages alone fill the model's context window.
+
+    Attributes:
+        tokens: how many they are: counting them has cost time, and is charged like reading them.
+    """
+
+    def __init__(self, message: str, tokens: int = 0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class QueueFull(BotError):

@@ -16,7 +16,7 @@ from bot.replies.refusal import is_gone, take_refusal
 from bot.replies.shown import Contents, Shown
 from bot.replies.status import interrupted_text
 from bot.replies.surface import TROUBLE, ChannelSurface
-from bot.storage.replies import INTERRUPTED, KeptReply
+from bot.storage.replies import INTERRUPTED, TOO_LONG, KeptReply
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,8 @@ async def _show_interrupted(surface: ChannelSurface, kept: KeptReply) -> None:
 async def _show_end(surface: ChannelSurface, kept: KeptReply) -> None:
     """The whole answer, as the reply would have shown it; who stopped it, or what failed, is not kept."""
     usage = Usage(**kept.numbers)
-    finished = Finished(FinishReason(str(kept.reason)), usage)
+    reason = FinishReason.ERROR if kept.reason == TOO_LONG else FinishReason(str(kept.reason))
+    finished = Finished(reason, usage)
     shown = Shown.going_on(said_before(messages_of(kept)))
     shown.apply(TextDelta(kept.answer, usage))
     shown.apply(finished)

@@ -71,6 +71,10 @@ class LoadedModel:
         # The template writes the special tokens itself: adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def count(self, text: str) -> int:
+        """How many tokens a text is, without what a template adds."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Ids to text, special tokens left out, spaces as the model wrote them."""
         text = self.tokenizer.decode(

@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.storage.database import Database
 from bot.storage.tables import replies, reply_messages
 
+# Reasons that are no `FinishReason`.
 INTERRUPTED = "interrupted"
+TOO_LONG = "too_long"  # an error: the question left the model no room for an answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from simcord import SetupError
 from simcord.actors import MemberActor
 from simcord.builders import ChannelHandle, RoleHandle
 
-from bot.errors import BotError
+from bot.errors import BotError, PromptTooLong
 from bot.inference.engine import FinishReason
 from bot.inference.scripted import ScriptedEngine
 from tests.world import World, labels, open_world
@@ -255,6 +255,21 @@ async def test_tokens_are_counted_for_complete_stopped_and_failed_answers_and_di
         await asked(world, world.alice, engine)
         await world.env.advance_time(86_400)
         await asked(world, world.bob, engine)
+
+
+async def test_a_prompt_that_is_stopped_while_it_is_read_or_is_too_long_is_counted(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=(forever.wait,))  # 8 tokens read
+    async with opened(engine, tmp_path, person_tokens_per_day=16) as world:
+        await world.bob.slash(world.channel, "ask", prompt="Hm?")
+        await world.until(lambda: len(engine.started) == 1)
+        (under_way,) = world.bot.services.answers.under_way
+        under_way.reply.stop("bob")
+        await world.until(lambda: engine.stopped == 1 and world.queue.running == 0)
+        await world.pass_time(2)
+        engine.script = (PromptTooLong("That is too long for smol.", 8),)
+        await asked(world, world.bob, engine)
+        assert "You have used 16 tokens within a day" in await refused(world, world.bob)
 
 
 @pytest.mark.parametrize("how", ["stopped", "gone", "failed", "complete"])
