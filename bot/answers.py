@@ -124,7 +124,6 @@ class Answers:
             await self._gate.record(admission)
         _log_end(generation, finished)
         await keeping.over(finished, reply.shown.text, end_shown=reply.end_shown)
-        await self._archive.forget_old()
         return finished
 
     def live(self, reply_id: str) -> UnderWay | None:

@@ -22,6 +22,7 @@ from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.configured import limits_of, model_loader, read_access, read_catalog
 from bot.errors import BotError, SettingsError
+from bot.expiry import deleting_old
 from bot.inference.catalog import ModelCatalog
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
@@ -150,7 +151,7 @@ async def open_services(
         )
         card = PanelCard(queue, answers, gate, engine.memory, tally, now=discord.utils.utcnow, wait=wait)
         panel = Panel(card, Panels(database), traffic, wait)
-        yield Services(
+        services = Services(
             chooser=chooser,
             inference=queue,
             answers=answers,
@@ -171,6 +172,8 @@ async def open_services(
             operations=Operations(operators, gate, answers, queue, reload, panel, observer),
             default_audience=settings.default_audience,
         )
+        async with deleting_old(archive.forget_old, gate.forget_old):
+            yield services
 
 
 def _live_replies(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,8 +20,6 @@ from bot.storage.replies import INTERRUPTED, TOO_LONG, KeptReply, Replies
 from bot.unwritten import PATIENCE_S, Unwritten
 
 log = logging.getLogger(__name__)
-
-_FORGETTING_S = 3_600.0  # how often old replies are looked for
 
 _SOMEBODY_ELSES = "not shown: somebody else wrote this"
 
@@ -113,7 +110,6 @@ class Archive:
     def __init__(self, replies: Replies, *, kept_days: float) -> None:
         self._replies = replies
         self._kept_days = kept_days
-        self._forgets_at_s = 0.0
         self._unwritten = Unwritten(replies)
 
     def keeping(self, generation: Generation, origin: Origin) -> Keeping:
@@ -121,11 +117,12 @@ class Archive:
         return Keeping(self._replies, self._unwritten, generation, origin)
 
     async def forget_old(self) -> None:
-        """Forget replies that are too old, if that was not done a short while ago."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._forgets_at_s:
-            self._forgets_at_s = now_s + _FORGETTING_S
-            await _if_possible(self._replies.forget(older_than_days=self._kept_days))
+        """Forget replies that are too old.
+
+        Raises:
+            StorageError: not all of them are forgotten.
+        """
+        await self._replies.forget(older_than_days=self._kept_days)
 
     async def find(self, reply_id: str) -> KeptReply:
         """A reply.

@@ -21,7 +21,6 @@ from bot.storage.usage import Scope, ScopeKind, Spent, UsageSpans
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0  # Discord wants to hear of a command within 3 s, and this comes before
-_FORGETTING_S = 3_600.0  # how often old use is looked for
 _UNLIMITED = 0
 
 
@@ -77,7 +76,6 @@ class Gate:
         self._clock = clock
         self._patience_s = patience_s
         self._recent = Recent()
-        self._forgets_at_s = 0.0
         self.drained = False
         self._reason = ""
 
@@ -134,9 +132,6 @@ class Gate:
             if tokens or usage.generation_s:
                 adding = self._usage.add(admission.scopes, now_s, tokens, usage.generation_s)
                 await in_time(adding, self._patience_s)
-            if now_s >= self._forgets_at_s:
-                self._forgets_at_s = now_s + _FORGETTING_S
-                await in_time(self._usage.forget(now_s - DAY_S), self._patience_s)
         except StorageError as error:
             log.warning("what reply %s used could not be kept: %s", generation.id, error)
 
@@ -154,6 +149,14 @@ class Gate:
         if self.drained:
             why = f" ({self._reason})" if self._reason else ""
             raise Drained(f"The bot takes no new questions for now{why}. Please ask again later.")
+    async def forget_old(self) -> None:
+        """Forget use that counts no more.
+
+        Raises:
+            StorageError: it is not forgotten.
+        """
+        await self._usage.forget(self._now_s() - DAY_S)
+
 
     async def _decided(self, asker: Asker) -> ServerAccess:
         if asker.server_id is None:

@@ -263,6 +263,7 @@ async def test_use_that_is_a_day_old_is_forgotten_while_people_ask(tmp_path: Pat
             return [row[0] for row in rows]
 
         assert await database.read(people) == [2]
+        await door.gate.forget_old()
 
 
 async def test_a_clock_that_is_set_back_keeps_nobody_out(tmp_path: Path) -> None:
