@@ -156,7 +156,7 @@ async def open_services(
             inference=queue,
             answers=answers,
             archive=archive,
-            presses=Presses(answers, archive, chooser, observer),
+            presses=Presses(answers, archive, chooser, gate, observer),
             gate=gate,
             moderation=Moderation(rules, gate, catalog),
             refusals=Refusals(discord.utils.utcnow),

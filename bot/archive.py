@@ -11,6 +11,7 @@ import discord
 
 from bot.chat.messages import UNKNOWN_AUTHOR, ChatMessage, Role
 from bot.chat.prompt import Messages, follow_up
+from bot.deadline import before_answer
 from bot.errors import PromptTooLong, ReplyForgotten, StorageError
 from bot.inference.engine import Finished
 from bot.inference.generation import Generation
@@ -131,7 +132,7 @@ class Archive:
             ReplyForgotten: it is not kept, or not any more.
             StorageError: the database does not answer.
         """
-        kept = self._unwritten.find(reply_id) or await in_time(self._replies.find(reply_id), PATIENCE_S)
+        kept = self._unwritten.find(reply_id) or await before_answer(self._replies.find(reply_id), PATIENCE_S)
         if kept is None:
             raise ReplyForgotten("This answer is not kept any more. Please ask again.")
         return kept
@@ -139,7 +140,7 @@ class Archive:
     async def of_message(self, message_id: int) -> KeptReply | None:
         """The reply that a message is a page of, if it is kept and the database answers."""
         waiting = self._unwritten.of_message(message_id)
-        return waiting or await _if_possible(self._replies.of_message(message_id))
+        return waiting or await _if_possible(before_answer(self._replies.of_message(message_id), PATIENCE_S))
 
     async def unfinished(self) -> list[KeptReply]:
         """Right after a start: the replies that a crash left behind, those among them that had ended unseen."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from bot import trace
+from bot import deadline, trace
 from bot.discord_needs import INTENTS
+from bot.errors import BotError, PlaceClosed, StorageError
 from bot.interruptions import mark_interrupted
 from bot.registration import Registration
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
 from bot.replies.panel_buttons import PanelButton
+from bot.replies.surface import TROUBLE
 from bot.services import Services
 from bot.translator import FileTranslator
 
@@ -34,6 +37,10 @@ EXTENSIONS = (
     "cogs.doctor",
     "cogs.operate",
 )
+
+_WHERE_OFF = frozenset({"access"})  # what is answered in a server where the bot is switched off
+# Answered also when the database does not say whether it is: that is when operators need them.
+_OF_OPERATORS = frozenset({"doctor", "drain", "resume", "queue", "reload", "panel"})
 
 # discord.py's names of the tasks of commands and presses.
 _HANDLERS = ("CommandTree-invoker", "discord-ui-dynamic-item-")
@@ -116,7 +123,30 @@ class _Tree(app_commands.CommandTree[PunchlineBot]):
         command = "unknown" if interaction.command is None else interaction.command.qualified_name
         given: Any = interaction.data or {}
         trace.begin(command, trace.words_in(given.get("options")))
-        return True
+        deadline.begin()
+        return await self._is_on(interaction, str(given.get("name")))
+
+    async def _is_on(self, interaction: discord.Interaction[Any], command: str) -> bool:
+        """Whether the bot is to answer a command here; where moderators have switched it off, only `/access` is."""
+        if command in _WHERE_OFF:
+            return True
+        try:
+            await self.client.services.gate.require_on(interaction.guild_id)
+        except StorageError as error:
+            if command in _OF_OPERATORS:
+                return True
+            refused: BotError = error
+        except PlaceClosed as error:
+            refused = error
+        else:
+            return True
+        if interaction.type is discord.InteractionType.autocomplete:
+            with suppress(*TROUBLE):
+                await interaction.response.autocomplete([])
+            return False
+        self.client.services.observer.failed(refused)
+        await tell(interaction, refused)
+        return False
 
     async def on_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError, /

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import discord
 
-from bot import trace
+from bot import deadline, trace
+from bot.access.gate import Gate
 from bot.answers import Answers
 from bot.archive import Archive, messages_for, messages_of, messages_to_go_on, words_of
 from bot.chat.messages import ChatMessage
@@ -41,6 +43,7 @@ class Presses:
         answers: gives answers, and knows those under way.
         archive: those that were given.
         chooser: which models may be had where.
+        gate: where the bot is switched off.
         observer: hears what went wrong.
     """
 
@@ -49,11 +52,13 @@ class Presses:
         answers: Answers,
         archive: Archive,
         chooser: ModelChooser,
+        gate: Gate,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._answers = answers
         self._archive = archive
         self._chooser = chooser
+        self._gate = gate
         self._observer = observer
         self._do: dict[Press, Callable[[_Interaction, str], Awaitable[None]]] = {
             Press.STOP: self._stop,
@@ -67,16 +72,22 @@ class Presses:
 
     async def pressed(self, interaction: _Interaction, press: Press, reply_id: str) -> None:
         """Do what a button says."""
-        await self._told(interaction, press, self._do[press](interaction, reply_id))
+        await self._told(interaction, press, partial(self._do[press], interaction, reply_id))
 
     async def chosen(self, interaction: _Interaction, reply_id: str, alias: str) -> None:
         """Have another model answer the same."""
-        await self._told(interaction, Press.OTHER, self._ask(interaction, reply_id, messages_of, alias))
+        ask = partial(self._ask, interaction, reply_id, messages_of, alias)
+        await self._told(interaction, Press.OTHER, ask)
 
-    async def _told(self, interaction: _Interaction, press: Press, work: Awaitable[None]) -> None:
+    async def _told(
+        self, interaction: _Interaction, press: Press, work: Callable[[], Awaitable[None]]
+    ) -> None:
         trace.begin(f"button {press}")
+        deadline.begin()
         try:
-            await work
+            if press is not Press.STOP:  # what is under way when a server is switched off can be stopped
+                await self._gate.require_on(interaction.guild_id)
+            await work()
         except Exception as error:  # the last one who can tell the person
             self._observer.failed(error)
             await tell(interaction, error)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 import discord
 
-from bot import trace
+from bot import deadline, trace
 from bot.access.gate import Gate
 from bot.answers import Answers
-from bot.errors import BotError
+from bot.errors import BotError, StorageError
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
@@ -131,12 +132,15 @@ class Operations:
     async def pressed(self, interaction: _Interaction, press: PanelPress) -> None:
         """Do what a button under the panel says. Whatever goes wrong is a sentence for who pressed."""
         trace.begin(f"panel {press}")
+        deadline.begin()
         does = {
             PanelPress.QUEUE: self.show_queue,
             PanelPress.DRAIN: self.drain,
             PanelPress.RESUME: self.resume,
         }
         try:
+            with suppress(StorageError):  # operators are needed most when the database does not answer
+                await self._gate.require_on(interaction.guild_id)
             await does[press](interaction)
         except Exception as error:  # the last one who can tell the person
             self._observer.failed(error)

@@ -8,6 +8,7 @@ from typing import Any
 
 import discord
 
+from bot import deadline
 from bot.chooser import Level, Standing
 from bot.inference.catalog import ModelSpec
 from bot.replies.explain import tell
@@ -82,8 +83,10 @@ class PagesView(discord.ui.View):
         """Called by discord.py before each press.
 
         Raises:
-            NotAllowed: the person may not read on.
+            NotAllowed: the person may not read on, or the bot was switched off there meanwhile.
         """
+        deadline.begin()
+        await interaction.client.services.gate.require_on(interaction.guild_id)
         if self._require is not None:
             await self._require(interaction.user)
         return True

@@ -182,6 +182,48 @@ async def test_a_full_queue_is_a_sentence_in_the_channel(tmp_path: Path) -> None
         assert world.env.errors == []
 
 
+async def test_a_person_cannot_make_the_bot_repeat_itself_in_a_channel(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=(forever.wait,)), tmp_path, queue_limit=0) as world:
+        await world.alice.slash(world.channel, "joke")
+        for question in ("Why?", ""):
+            before = len(answers(world))
+            for _ in range(40):
+                await world.bob.send(world.channel, f"{me(world)} {question}")
+            assert len(answers(world)) == before + 1
+        await world.pass_time(60)
+        await world.bob.send(world.channel, f"{me(world)} Why?")
+        assert answers(world)[-1].content.startswith("Too many people")
+        assert len(answers(world)) == 4
+
+
+async def test_questions_that_a_full_queue_refused_count_as_asked(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=(forever.wait,))
+    async with open_world(engine, tmp_path, queue_limit=0, person_requests_per_minute=10) as world:
+        await world.alice.slash(world.channel, "joke")
+        for _ in range(10):
+            await world.bob.send(world.channel, f"{me(world)} Why?")
+        await world.bob.send(world.channel, f"{me(world)} Why?")
+        assert answers(world)[-1].content.startswith("You have asked 10 times within a minute.")
+        assert len(answers(world)) == 3
+
+
+async def test_a_bug_that_a_person_meets_again_and_again_is_said_once_and_always_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+
+        async def broken(*_: object) -> None:
+            raise LookupError("a row of the ledger")
+
+        world.bot.services.chooser.resolve = broken  # type: ignore[method-assign, assignment]
+        for _ in range(3):
+            await world.alice.send(world.channel, f"{me(world)} Why?")
+        assert len(answers(world)) == 1
+        assert caplog.text.count("a row of the ledger") >= 3
+
+
 async def test_where_the_bot_may_not_write_it_does_not_even_ask_the_model(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with open_world(engine, tmp_path) as world:
