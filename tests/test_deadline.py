@@ -51,8 +51,8 @@ async def press(world: World, what: str) -> None:
     "what", ["ask", "joke", "Regenerate", "mention", "model show", "model set", "access show"]
 )
 async def test_all_that_comes_before_the_answer_has_one_deadline(tmp_path: Path, what: str) -> None:
-    limits = {"person_tokens_per_day": 1_000}  # so that what was used is read, too
-    async with open_world(ScriptedEngine(), tmp_path, **limits) as world:
+    # With a limit of tokens, what was used is read, too.
+    async with open_world(ScriptedEngine(), tmp_path, person_tokens_per_day=1_000) as world:
         await world.alice.slash(world.channel, "ask", prompt="Why?")
         await world.until(lambda: world.ended)
         said, messages = len(callbacks(world)), len(world.messages)

@@ -38,9 +38,9 @@ def prompt_ids(
     """
     wanted = min(request.params.max_new_tokens, loaded.context_tokens // 4)
     encoder = _Encoder(loaded, stopped)
-    messages, ids = request.messages, encoder.encode(request.messages)
+    ids = encoder.encode(request.messages)
     if (most := loaded.context_tokens - wanted) < len(ids):
-        messages, ids = _fitting(encoder, messages, ids, most)
+        ids = _fitting(encoder, request.messages, ids, most)
     room = loaded.context_tokens - len(ids)
     if room < _MIN_ANSWER_TOKENS:
         raise PromptTooLong(
@@ -51,10 +51,8 @@ def prompt_ids(
     return ids, min(request.params.max_new_tokens, room)
 
 
-def _fitting(
-    encoder: _Encoder, messages: Sequence[ChatMessage], ids: list[int], most: int
-) -> tuple[Sequence[ChatMessage], list[int]]:
-    """The newest exchanges that fit, with their ids; the last one alone where not even that does."""
+def _fitting(encoder: _Encoder, messages: Sequence[ChatMessage], ids: list[int], most: int) -> list[int]:
+    """The ids of the newest exchanges that fit; the last one alone where not even that does."""
     for rounds_left in reversed(range(_ROUNDS + 1)):
         contents = [encoder.tokens(one) for one in messages]
         # What the template adds is shared out among the messages: its own words are few.
@@ -67,7 +65,7 @@ def _fitting(
         messages, ids = fewer, encoder.encode(fewer)
         if len(ids) <= most:
             break
-    return messages, ids
+    return ids
 
 
 class _Encoder:

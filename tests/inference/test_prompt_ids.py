@@ -35,6 +35,7 @@ class Counting(LoadedModel):
     """A model that notes what is encoded."""
 
     __slots__ = ("encoded",)
+    encoded: list[int]  # the characters of each encoding
 
     def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         self.encoded.append(sum(len(one.content) for one in messages))
