@@ -22,6 +22,7 @@ from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.configured import limits_of, model_loader, read_access, read_catalog
 from bot.errors import BotError, SettingsError
+from bot.expiry import deleting_old
 from bot.inference.catalog import ModelCatalog
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
@@ -151,12 +152,12 @@ async def open_services(
         )
         card = PanelCard(queue, answers, gate, engine.memory, tally, now=discord.utils.utcnow, wait=wait)
         panel = Panel(card, Panels(database), traffic, wait)
-        yield Services(
+        services = Services(
             chooser=chooser,
             inference=queue,
             answers=answers,
             archive=archive,
-            presses=Presses(answers, archive, chooser, observer),
+            presses=Presses(answers, archive, chooser, gate, observer),
             gate=gate,
             moderation=Moderation(rules, gate, catalog),
             refusals=Refusals(discord.utils.utcnow),
@@ -168,10 +169,12 @@ async def open_services(
             device_card=DeviceCard(engine.memory, wait),
             database=database,
             observer=observer,
-            consultation=_consultation(settings, catalog, engine, wait),
+            consultation=_consultation(settings, catalog, engine, operators, wait),
             operations=Operations(operators, gate, answers, queue, reload, panel, observer),
             default_audience=settings.default_audience,
         )
+        async with deleting_old(archive.forget_old, gate.forget_old):
+            yield services
 
 
 def _live_replies(
@@ -186,10 +189,12 @@ def _live_replies(
     return live_reply
 
 
-def _consultation(settings: Settings, catalog: ModelCatalog, engine: Engine, wait: Wait) -> Consultation:
+def _consultation(
+    settings: Settings, catalog: ModelCatalog, engine: Engine, operators: Operators, wait: Wait
+) -> Consultation:
     room = room_of(engine.memory)
     examination = Examination(settings, lambda: catalog, model_loader(settings), room=room)
-    return Consultation(examination, settings.secrets, wait)
+    return Consultation(examination, operators, settings.secrets, wait)
 
 
 def run(settings: Settings, *, force_sync: bool = False) -> int:

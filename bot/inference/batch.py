@@ -61,7 +61,7 @@ class Batch:
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)  # it has a handler of its own
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         self._loaded = loaded
         self._draws: dict[str, Draw] = {}
         self._numbers = itertools.count()

@@ -72,6 +72,14 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The model begins with the prompt. `usage` has the prompt's tokens: from here on the request costs, also if it is
+    stopped before the first word. There is nothing to show, so readers of a `Generation` do not get it."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More text, never half a character, and the numbers up to it."""
 
@@ -88,7 +96,7 @@ class Finished:
     error: BotError | None = None
 
 
-Event = Queued | Loading | TextDelta | Finished
+Event = Queued | Loading | Reading | TextDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +162,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Answer `request`: any number of `Loading` and `TextDelta`, then one `Finished`.
+        """Answer `request`: any number of `Loading`, one `Reading`, any number of `TextDelta`, then one `Finished`.
 
         Closing the iterator, or cancelling the task that reads it, stops the model within one token, and
         returns only when it has stopped.

@@ -299,7 +299,8 @@ def explained(spec: ModelSpec) -> Iterator[None]:
             ) from error
         raise ModelUnavailable(
             f"{spec.alias} cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}): check the folder's "
-            "rights, or move the cache with HF_HOME."
+            "rights, or move the cache with HF_HOME.",
+            for_people=f"{spec.alias} cannot be kept on the bot's disk. Please tell the bot's operator.",
         ) from error
 
 

@@ -74,6 +74,10 @@ class LoadedModel:
         # The template writes the special tokens itself: adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    def count(self, text: str) -> int:
+        """How many tokens a text is, without what a template adds."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Ids to text, special tokens left out, spaces as the model wrote them."""
         text = self.tokenizer.decode(
@@ -139,7 +143,8 @@ class ModelLoader:
             folder = Path(spec.source).expanduser()
             if not (folder / "config.json").is_file():
                 raise ModelUnavailable(
-                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue."
+                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue.",
+                    for_people=f"{spec.alias} is not where the catalogue says. Please tell the bot's operator.",
                 )
             return folder
         from bot.inference import hub

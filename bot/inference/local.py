@@ -6,13 +6,14 @@ Which threads enter OpenMP is watched (`batches.py`): on the CPU two of them hal
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
-from bot.errors import OutOfMemory
+from bot.errors import OutOfMemory, PromptTooLong
 from bot.inference.batches import Batches
 from bot.inference.catalog import ModelKey, ModelSpec
-from bot.inference.engine import Event, GenerationRequest, Loading, Report
+from bot.inference.engine import Event, GenerationRequest, Loading, Reading, Report, Usage
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
 from bot.inference.observer import UNOBSERVED, Observer
@@ -98,6 +99,7 @@ class LocalEngine:
 
         Raises:
             OutOfMemory: there was not the memory, with others unloaded either.
+            PromptTooLong: the messages leave no room for an answer; what it took to find out has been told.
         """
         if not self.ready(request.model):
             yield Loading(request.model.alias, None)
@@ -105,10 +107,14 @@ class LocalEngine:
             await self.load(request.model, lambda _: None)
             yield Loading(request.model.alias, 1.0)
         with self.pool.lease(request.model) as loaded:
+            begun_s = time.perf_counter()
             try:
                 async with aclosing(self._batches.generate(loaded, request)) as events:
                     async for event in events:
                         yield event
+            except PromptTooLong as error:
+                yield Reading(Usage(error.tokens, generation_s=time.perf_counter() - begun_s))
+                raise
             except DeviceMemoryExhausted:
                 raise OutOfMemory(
                     f"There was not enough memory for this answer of {request.model.alias}. Please shorten the "

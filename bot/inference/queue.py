@@ -200,7 +200,7 @@ class InferenceQueue:
 
     async def _run(self, generation: Generation) -> Finished:
         """Have the engine answer; returns how it ended, when the engine has let go."""
-        generation.begun_s = self._estimates.clock()
+        generation.begin(self._estimates.clock())
         ending: Finished | None = None
         try:
             async with aclosing(self._engine.generate(generation.request)) as events:

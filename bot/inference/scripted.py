@@ -13,6 +13,7 @@ from bot.inference.engine import (
     FinishReason,
     GenerationRequest,
     Loading,
+    Reading,
     Report,
     TextDelta,
     Usage,
@@ -45,6 +46,7 @@ class ScriptedEngine:
         self.started.append(request)
         usage = Usage(prompt_tokens=8)
         try:
+            yield Reading(usage)
             for step in self.script:
                 if isinstance(step, Exception):
                     raise step
