@@ -1,5 +1,6 @@
 # make demo    try the bot in a local page: no GPU, no accounts     (ONCE='/joke topic:cats' for the terminal)
 # make test    lint, types and all tests
+# make test-avx2  the tests of inference as on a processor without AVX512, which most laptops and desktops have
 # make run     start the bot on Discord, configured by .env
 # make bench   how fast the whole bot answers 1 to 32 people, beside a bare model.generate
 # make soak    the whole bot for minutes among random people, faults and kills  (MINUTES=5 KILLS=3 SEED=…)
@@ -10,10 +11,13 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Processes that run tests beside each other; each may load the embedded model, which takes 1 GB.
+WORKERS ?= 2
+
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test run bench soak pictures lint clean
+.PHONY: demo test test-avx2 run bench soak pictures lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -40,7 +44,14 @@ lint: $(READY)
 
 test: lint
 	$(BIN)/python -m bot pull smol
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" --cov --cov-report=
+	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term
+
+# On a processor that has none of what is switched off here, that is what `make test` has run already.
+test-avx2: $(READY)
+	$(BIN)/python -m bot pull smol
+	PYTHONPATH=$(CURDIR)/tests/avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile tests/inference tests/bench tests/test_end_to_end.py
 
 run: $(READY)
 	@$(BIN)/python -m bot run

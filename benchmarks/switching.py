@@ -43,7 +43,12 @@ async def compare(rounds: int) -> None:
     settings = load_settings(None)
     smol = load_catalog()["smol"]
     folder = checkpoint_path(settings.cache_dir)
-    specs = [smol.model_copy(update={"alias": alias, "source": str(folder)}) for alias in ("left", "right")]
+    # The same key would be the same weights in memory: another context makes another model.
+    aliases = {"left": smol.context_tokens, "right": smol.context_tokens + 1}
+    specs = [
+        smol.model_copy(update={"alias": alias, "source": str(folder), "context_tokens": tokens})
+        for alias, tokens in aliases.items()
+    ]
     async with open_engine(settings) as engine, InferenceQueue(engine) as queue:
         for spec in specs:  # loads them, and has each answer once
             await engine.fetch(smol, lambda _: None)

@@ -15,7 +15,7 @@ from bot.access.gate import Gate
 from bot.access.recent import Admission
 from bot.archive import Archive, Origin
 from bot.chat.messages import ChatMessage
-from bot.chat.prompt import said_before
+from bot.chat.prompt import said_before, within_history
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Finished, GenerationRequest
 from bot.inference.generation import Generation
@@ -89,7 +89,7 @@ class Answers:
             asker: who asks, for the gate.
             origin: the same, for the archive.
             spec: the model.
-            messages: what it reads.
+            messages: what it reads; of a long conversation, its newest part (`within_history`).
             meanwhile: entered while an answer is on its way, and not for somebody who is refused.
 
         Raises:
@@ -100,7 +100,8 @@ class Answers:
             discord.HTTPException: a command could not be acknowledged.
         """
         params = spec.sampling.capped(self.max_new_tokens).seeded()
-        request = GenerationRequest(spec, tuple(messages), params, person=origin.asker_id)
+        messages = within_history(messages, spec.context_tokens)
+        request = GenerationRequest(spec, messages, params, person=origin.asker_id)
         said = said_before(messages)
         with await self._gate.admit(asker, spec.alias, messages) as admission:
             async with self._inference.submit(request) as generation:
@@ -125,7 +126,6 @@ class Answers:
             await self._gate.record(admission)
         _log_end(generation, finished)
         await keeping.over(finished, reply.shown.text, end_shown=reply.end_shown)
-        await self._archive.forget_old()
         return finished
 
     def live(self, reply_id: str) -> UnderWay | None:
@@ -144,3 +144,5 @@ def _log_end(generation: Generation, finished: Finished) -> None:
     alias = generation.request.model.alias
     tokens = f"{usage.completion_tokens} tokens in {usage.generation_s:.1f} s"
     log.info("reply %s by %s ended: %s, %s", generation.id, alias, why, tokens)
+    if finished.error is not None and finished.error.for_people != str(finished.error):
+        log.warning("reply %s: %s", generation.id, finished.error)

@@ -22,6 +22,7 @@ from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.configured import limits_of, model_loader, read_access, read_catalog
 from bot.errors import BotError, SettingsError
+from bot.expiry import deleting_old
 from bot.inference.catalog import ModelCatalog
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
@@ -69,7 +70,6 @@ async def open_engine(settings: Settings, observer: Observer = UNOBSERVED) -> As
     engine = LocalEngine(
         model_loader(settings),
         budget_bytes=settings.gpu_memory_budget,
-        pinned=settings.pinned_models,
         unload_idle_after_s=None if idle_min is None else idle_min * 60,
         batch_requests=settings.batch_requests,
         observer=observer,
@@ -110,6 +110,7 @@ async def open_services(
     observer = Several(observer, tally)
     early = dict.fromkeys((*settings.load_at_start, *settings.pinned_models))
     operator_access = read_access(settings, catalog)
+    engine.pin([catalog[alias] for alias in settings.pinned_models])
     queue = InferenceQueue(
         engine,
         slots=settings.batch_requests,
@@ -146,16 +147,17 @@ async def open_services(
             operators=operators,
             answers=answers,
             queue=queue,
+            pin=engine.pin,
             wait=wait,
         )
         card = PanelCard(queue, answers, gate, engine.memory, tally, now=discord.utils.utcnow, wait=wait)
         panel = Panel(card, Panels(database), traffic, wait)
-        yield Services(
+        services = Services(
             chooser=chooser,
             inference=queue,
             answers=answers,
             archive=archive,
-            presses=Presses(answers, archive, chooser, observer),
+            presses=Presses(answers, archive, chooser, gate, observer),
             gate=gate,
             moderation=Moderation(rules, gate, catalog),
             refusals=Refusals(discord.utils.utcnow),
@@ -167,10 +169,12 @@ async def open_services(
             device_card=DeviceCard(engine.memory, wait),
             database=database,
             observer=observer,
-            consultation=_consultation(settings, catalog, engine, wait),
+            consultation=_consultation(settings, catalog, engine, operators, wait),
             operations=Operations(operators, gate, answers, queue, reload, panel, observer),
             default_audience=settings.default_audience,
         )
+        async with deleting_old(archive.forget_old, gate.forget_old):
+            yield services
 
 
 def _live_replies(
@@ -192,10 +196,12 @@ def _live_replies(
     return live_reply
 
 
-def _consultation(settings: Settings, catalog: ModelCatalog, engine: Engine, wait: Wait) -> Consultation:
+def _consultation(
+    settings: Settings, catalog: ModelCatalog, engine: Engine, operators: Operators, wait: Wait
+) -> Consultation:
     room = room_of(engine.memory)
     examination = Examination(settings, lambda: catalog, model_loader(settings), room=room)
-    return Consultation(examination, settings.secrets, wait)
+    return Consultation(examination, operators, settings.secrets, wait)
 
 
 def run(settings: Settings, *, force_sync: bool = False) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -10,20 +9,21 @@ from typing import Any, TypeVar
 
 import discord
 
-from bot.chat.messages import ChatMessage, Role
+from bot.chat.messages import UNKNOWN_AUTHOR, ChatMessage, Role
 from bot.chat.prompt import Messages, follow_up
-from bot.errors import ReplyForgotten, StorageError
+from bot.deadline import before_answer
+from bot.errors import PromptTooLong, ReplyForgotten, StorageError
 from bot.inference.engine import Finished
 from bot.inference.generation import Generation
 from bot.replies.long_texts import read_apart
 from bot.replies.think import without_thoughts
 from bot.storage.database import in_time
-from bot.storage.replies import INTERRUPTED, KeptReply, Replies
+from bot.storage.replies import INTERRUPTED, TOO_LONG, KeptReply, Replies
 from bot.unwritten import PATIENCE_S, Unwritten
 
 log = logging.getLogger(__name__)
 
-_FORGETTING_S = 3_600.0  # how often old replies are looked for
+_SOMEBODY_ELSES = "not shown: somebody else wrote this"
 
 _Result = TypeVar("_Result")
 
@@ -71,7 +71,7 @@ class Keeping:
                 "revision": request.model.revision,
                 "quantization": request.model.quantization,
                 "sampling": request.params.model_dump(),
-                "messages": [{"role": str(one.role), "content": one.content} for one in request.messages],
+                "messages": [_kept_message(one, origin.asker_id) for one in request.messages],
             },
         )
 
@@ -88,6 +88,8 @@ class Keeping:
     async def ended(self, finished: Finished, text: str) -> None:
         """See `Keep.ended`."""
         reason, numbers = finished.reason.value, asdict(finished.usage)
+        if isinstance(finished.error, PromptTooLong):
+            reason = TOO_LONG
         self._kept = replace(self._kept, answer=text, reason=reason, numbers=numbers)
         self._is_written = await self._unwritten.write(self._kept, is_begun=self._is_written)
 
@@ -110,7 +112,6 @@ class Archive:
     def __init__(self, replies: Replies, *, kept_days: float) -> None:
         self._replies = replies
         self._kept_days = kept_days
-        self._forgets_at_s = 0.0
         self._unwritten = Unwritten(replies)
 
     def keeping(self, generation: Generation, origin: Origin) -> Keeping:
@@ -118,11 +119,12 @@ class Archive:
         return Keeping(self._replies, self._unwritten, generation, origin)
 
     async def forget_old(self) -> None:
-        """Forget replies that are too old, if that was not done a short while ago."""
-        now_s = asyncio.get_running_loop().time()
-        if now_s >= self._forgets_at_s:
-            self._forgets_at_s = now_s + _FORGETTING_S
-            await _if_possible(self._replies.forget(older_than_days=self._kept_days))
+        """Forget replies that are too old.
+
+        Raises:
+            StorageError: not all of them are forgotten.
+        """
+        await self._replies.forget(older_than_days=self._kept_days)
 
     async def find(self, reply_id: str) -> KeptReply:
         """A reply.
@@ -131,7 +133,7 @@ class Archive:
             ReplyForgotten: it is not kept, or not any more.
             StorageError: the database does not answer.
         """
-        kept = self._unwritten.find(reply_id) or await in_time(self._replies.find(reply_id), PATIENCE_S)
+        kept = self._unwritten.find(reply_id) or await before_answer(self._replies.find(reply_id), PATIENCE_S)
         if kept is None:
             raise ReplyForgotten("This answer is not kept any more. Please ask again.")
         return kept
@@ -139,7 +141,7 @@ class Archive:
     async def of_message(self, message_id: int) -> KeptReply | None:
         """The reply that a message is a page of, if it is kept and the database answers."""
         waiting = self._unwritten.of_message(message_id)
-        return waiting or await _if_possible(self._replies.of_message(message_id))
+        return waiting or await _if_possible(before_answer(self._replies.of_message(message_id), PATIENCE_S))
 
     async def unfinished(self) -> list[KeptReply]:
         """Right after a start: the replies that a crash left behind, those among them that had ended unseen."""
@@ -157,15 +159,38 @@ class Archive:
 
 
 def messages_of(kept: KeptReply) -> list[ChatMessage]:
-    """What the model was given to read."""
-    return [ChatMessage(Role(one["role"]), one["content"]) for one in kept.request["messages"]]
+    """What the model was given to read, and who wrote it as far as that was kept.
+
+    Where it was not, the last question is that of the person who asked; if it is the only one, so is the rest.
+    """
+    messages = [
+        ChatMessage(Role(one["role"]), one["content"], one.get("author_id", UNKNOWN_AUTHOR))
+        for one in kept.request["messages"]
+    ]
+    asked = [place for place, one in enumerate(messages) if one.role is Role.USER]
+    surely_theirs = range(len(messages)) if len(asked) == 1 else asked[-1:]
+    for place in surely_theirs:
+        if messages[place].author_id == UNKNOWN_AUTHOR:
+            messages[place] = replace(messages[place], author_id=kept.asker_id)
+    return messages
+
+
+def messages_for(kept: KeptReply, person_id: int) -> list[dict[str, Any]]:
+    """The same as JSON, as far as it is for this person to read: what they wrote, and what models answered in that
+    place. What others wrote may have been a command, which Discord shows nobody else; it is said that it is there."""
+    return [
+        {"role": str(one.role), "content": one.content}
+        if one.role is Role.ASSISTANT or one.author_id == person_id
+        else {"role": str(one.role), "content": None, "note": _SOMEBODY_ELSES}
+        for one in messages_of(kept)
+    ]
 
 
 def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:
     """What it is to read so that it goes on where it was cut."""
     *before, last = messages_of(kept)
     if last.role is Role.ASSISTANT:
-        return [*before, ChatMessage(Role.ASSISTANT, last.content + kept.answer)]
+        return [*before, replace(last, content=last.content + kept.answer)]
     return [*before, last, ChatMessage(Role.ASSISTANT, kept.answer)]
 
 
@@ -175,9 +200,25 @@ def words_of(kept: KeptReply) -> str:
 
 
 async def conversation(kept: KeptReply, question: str) -> Messages:
-    """What a model is to read that is asked something after an answer."""
+    """What a model is to read that is asked something after an answer.
+
+    A question that was too long to be read is no part of it: everything asked after it would be too long as well.
+    """
+    if kept.reason == TOO_LONG:
+        *before, last = messages_of(kept)
+        if last.role is Role.ASSISTANT:
+            before.pop()
+        return follow_up(before, "", question)
     *before, last = messages_to_go_on(kept)
     return follow_up(before, await read_apart(without_thoughts, last.content), question)
+
+
+def _kept_message(message: ChatMessage, asker_id: int) -> dict[str, Any]:
+    """A message as JSON. The model's own words have no author."""
+    kept: dict[str, Any] = {"role": str(message.role), "content": message.content}
+    if message.role is not Role.ASSISTANT:
+        kept["author_id"] = asker_id if message.author_id is None else message.author_id
+    return kept
 
 
 async def _if_possible(work: Awaitable[_Result]) -> _Result | None:

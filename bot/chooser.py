@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from bot.deadline import before_answer
 from bot.errors import StorageError, UnknownModel
 from bot.inference.catalog import ModelCatalog, ModelSpec
 from bot.storage.choices import Chosen, ModelChoices, PlaceKind
-from bot.storage.database import in_time
 
 PATIENCE_S = 2.0  # Discord wants to hear of a command within 3 s, and this comes before
 _SHOWN = 10
@@ -113,12 +113,12 @@ class ModelChooser:
             UnknownModel: it is not there, or not offered in this server.
         """
         spec = self._offered(alias, (await self.standing(place)).offered)
-        await self._choices.put(kind, dict(place.kinds)[kind], spec.alias, set_by=by)
+        await before_answer(self._choices.put(kind, dict(place.kinds)[kind], spec.alias, set_by=by))
         return spec
 
     async def reset(self, kind: PlaceKind, place: Place) -> bool:
         """Forget what was chosen for a place; whether something was."""
-        return await self._choices.clear(kind, dict(place.kinds)[kind])
+        return await before_answer(self._choices.clear(kind, dict(place.kinds)[kind]))
 
     async def offer(self, server_id: int, aliases: Sequence[str]) -> list[ModelSpec]:
         """Have a server offer only these models; none of them means all again.
@@ -127,11 +127,11 @@ class ModelChooser:
             UnknownModel: one of them is not in the catalogue.
         """
         specs = [self._catalog.resolve(alias) for alias in aliases]
-        await self._choices.offer(server_id, [spec.alias for spec in specs])
+        await before_answer(self._choices.offer(server_id, [spec.alias for spec in specs]))
         return specs
 
     async def _chosen(self, place: Place) -> Chosen:
-        return await in_time(self._choices.at(place.kinds, place.server_id), self._patience_s)
+        return await before_answer(self._choices.at(place.kinds, place.server_id), self._patience_s)
 
     def _offer(self, chosen: Chosen) -> tuple[ModelSpec, ...]:
         """What the server offers; all, where none of what it names is left in the catalogue."""

@@ -5,14 +5,20 @@ before the command is known, so that `--help` is instant.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bot import __version__
 from bot.errors import BotError, SettingsError, UsageError
+
+if TYPE_CHECKING:
+    from bot.settings import Settings
+
+log = logging.getLogger(__name__)
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -103,6 +109,9 @@ def _with_exit_codes(commands: Any, name: str, **words: str) -> argparse.Argumen
 
 def program() -> None:
     """Run one command, and end the process with its exit code."""
+    from bot.ops.logs import log_what_nobody_catches
+
+    log_what_nobody_catches()
     code = main()
     if "bot.inference.threads" in sys.modules:
         from bot.inference.threads import end_the_process
@@ -126,13 +135,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130  # what a shell reports for a command that Ctrl-C ended
 
 
-def _dispatch(args: argparse.Namespace) -> int:
-    from bot.settings import load_settings
+def _settings(args: argparse.Namespace) -> Settings:
+    """The settings. From here on their secrets are struck out of the log, and libraries have their variables.
+
+    Raises:
+        SettingsError: they are malformed.
+        UsageError: the file that was named is not there.
+    """
+    from bot.env_file import export
+    from bot.ops.logs import configure_logging
+    from bot.settings import library_variables, load_settings
 
     if args.env_file is not None and not args.env_file.is_file():
         raise UsageError(f"There is no file {args.env_file}: check --env-file.")
+    env_file = args.env_file or Path(".env")
+    export(library_variables(env_file))  # first: the defaults of some settings follow them
+    settings = load_settings(env_file)
+    configure_logging("WARNING", settings.secrets, form=settings.log_format)  # some commands log more
+    if args.command != "check":  # which tells them as its findings
+        for warning in settings.warnings:
+            log.warning("%s", warning)
+    return settings
+
+
+def _dispatch(args: argparse.Namespace) -> int:
     try:
-        settings = load_settings(args.env_file or Path(".env"))
+        settings = _settings(args)
     except SettingsError as error:
         if args.command == "check" and args.json:
             from bot.ops.doctor import unsettled

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,15 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
-from bot import trace
+from bot import deadline, trace
 from bot.discord_needs import INTENTS
+from bot.errors import BotError, PlaceClosed, StorageError
 from bot.interruptions import mark_interrupted
+from bot.registration import Registration
 from bot.replies.buttons import ModelSelect, ReplyButton
 from bot.replies.explain import tell
 from bot.replies.panel_buttons import PanelButton
+from bot.replies.surface import TROUBLE
 from bot.services import Services
 from bot.translator import FileTranslator
 
@@ -36,6 +38,10 @@ EXTENSIONS = (
     "cogs.operate",
 )
 
+_WHERE_OFF = frozenset({"access"})  # what is answered in a server where the bot is switched off
+# Answered also when the database does not say whether it is: that is when operators need them.
+_OF_OPERATORS = frozenset({"doctor", "drain", "resume", "queue", "reload", "panel"})
+
 # discord.py's names of the tasks of commands and presses.
 _HANDLERS = ("CommandTree-invoker", "discord-ui-dynamic-item-")
 _HANDLERS_S = 3.0  # what they have to do without a model takes milliseconds
@@ -46,7 +52,7 @@ class PunchlineBot(commands.Bot):
 
     Args:
         services: what the cogs need.
-        data_dir: where the fingerprint of the registered commands is kept.
+        data_dir: where it is kept which commands are registered.
         force_sync: register the commands whatever the fingerprint says.
         http_trace: told of each request to Discord, by aiohttp.
     """
@@ -76,8 +82,7 @@ class PunchlineBot(commands.Bot):
             http_trace=http_trace or aiohttp.TraceConfig(),
         )
         self.services = services
-        self._data_dir = data_dir
-        self._force_sync = force_sync
+        self._registration = Registration(data_dir, force=force_sync)
         self._marking: asyncio.Task[None] | None = None
 
     async def setup_hook(self) -> None:
@@ -88,7 +93,7 @@ class PunchlineBot(commands.Bot):
             await self.load_extension(extension)
         translator = FileTranslator(self.tree)
         await self.tree.set_translator(translator)
-        await self._sync_if_changed(translator)
+        await self._registration.register_if_changed(self.tree, translator, self.application_id or 0)
         # Read before the first command can come, so that none of this start's own replies is among them.
         left = await self.services.archive.unfinished()
         self._marking = asyncio.create_task(mark_interrupted(self, self.services.archive, left))
@@ -111,37 +116,6 @@ class PunchlineBot(commands.Bot):
         """Say in the log that people can use it."""
         log.info("ready as %s in %d server(s)", self.user, len(self.guilds))
 
-    async def _sync_if_changed(self, translator: FileTranslator) -> None:
-        """Registering is rationed by Discord: do it when the commands, or their names in a language, differ from the
-        last time."""
-        payload = [
-            await command.get_translated_payload(self.tree, translator)
-            for command in self.tree.get_commands()
-        ]
-        told = json.dumps([self.application_id, payload], sort_keys=True, default=str)
-        fingerprint = hashlib.sha256(told.encode()).hexdigest()
-        file = self._data_dir / "commands.sha256"
-        if not self._force_sync and _read(file) == fingerprint:
-            log.info("commands are registered already")
-            return
-        try:
-            registered = await self.tree.sync()
-        except discord.HTTPException as error:
-            log.error(
-                "commands could not be registered (%s): the old ones stay until the next start", error.status
-            )
-            return
-        log.info("registered %d commands", len(registered))
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(fingerprint, encoding="ascii")
-        except OSError as error:
-            log.warning(
-                "cannot write %s (%s): commands will be registered again at the next start",
-                file,
-                error.strerror,
-            )
-
 
 class _Tree(app_commands.CommandTree[PunchlineBot]):
     async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
@@ -149,7 +123,30 @@ class _Tree(app_commands.CommandTree[PunchlineBot]):
         command = "unknown" if interaction.command is None else interaction.command.qualified_name
         given: Any = interaction.data or {}
         trace.begin(command, trace.words_in(given.get("options")))
-        return True
+        deadline.begin()
+        return await self._is_on(interaction, str(given.get("name")))
+
+    async def _is_on(self, interaction: discord.Interaction[Any], command: str) -> bool:
+        """Whether the bot is to answer a command here; where moderators have switched it off, only `/access` is."""
+        if command in _WHERE_OFF:
+            return True
+        try:
+            await self.client.services.gate.require_on(interaction.guild_id)
+        except StorageError as error:
+            if command in _OF_OPERATORS:
+                return True
+            refused: BotError = error
+        except PlaceClosed as error:
+            refused = error
+        else:
+            return True
+        if interaction.type is discord.InteractionType.autocomplete:
+            with suppress(*TROUBLE):
+                await interaction.response.autocomplete([])
+            return False
+        self.client.services.observer.failed(refused)
+        await tell(interaction, refused)
+        return False
 
     async def on_error(
         self, interaction: discord.Interaction[Any], error: app_commands.AppCommandError, /
@@ -158,10 +155,3 @@ class _Tree(app_commands.CommandTree[PunchlineBot]):
         cause = (error.__cause__ if isinstance(error, app_commands.CommandInvokeError) else None) or error
         self.client.services.observer.failed(cause)
         await tell(interaction, cause)
-
-
-def _read(file: Path) -> str | None:
-    try:
-        return file.read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError):
-        return None

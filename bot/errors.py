@@ -6,9 +6,44 @@ the traceback under the same number.
 
 from __future__ import annotations
 
+import re
+from typing import ClassVar
+
+# An absolute path of two parts or more, with `~` or a drive before it or not. One part alone is a slash command;
+# behind a colon or a word it is a part of an address or of "and/or".
+_PATH = re.compile(
+    r"""(?<![\w:/\\.~-])(?:~|[A-Za-z]:)?(?:[/\\][^\s'"`<>|,;()/\\]+){2,}[/\\]?(?<![.:])""",
+)
+
 
 class BotError(Exception):
-    """Something went wrong in a way we can explain; `str(error)` is the explanation and the fix."""
+    """Something went wrong in a way we can explain; `str(error)` is the explanation and the fix, for operators.
+
+    Args:
+        message: the explanation, which may name the operator's folders.
+        for_people: the same for anybody, where the message is not for everybody.
+
+    Attributes:
+        to_operators: whether only people who run the bot meet such errors, who read them as they are.
+    """
+
+    to_operators: ClassVar[bool] = False
+
+    def __init__(self, message: str = "", *, for_people: str | None = None) -> None:
+        super().__init__(message)
+        self._for_people = for_people
+
+    @property
+    def for_people(self) -> str:
+        """What anybody may read of it: no folder of the operator's."""
+        if self.to_operators:
+            return str(self)
+        return without_paths(str(self)) if self._for_people is None else self._for_people
+
+
+def without_paths(text: str) -> str:
+    """The text with "…" for each absolute path."""
+    return _PATH.sub("…", text)
 
 
 class UsageError(BotError):
@@ -18,9 +53,13 @@ class UsageError(BotError):
 class SettingsError(BotError):
     """A setting is missing or malformed. Names the variable and the fix, never the value of a secret."""
 
+    to_operators = True
+
 
 class CatalogError(BotError):
     """`models.toml` cannot be used. Names the file, the line and the fix."""
+
+    to_operators = True
 
 
 class StorageError(BotError):
@@ -68,7 +107,15 @@ class InspectionTimeout(BotError):
 
 
 class PromptTooLong(BotError):
-    """The messages alone fill the model's context window."""
+    """The messages alone fill the model's context window.
+
+    Attributes:
+        tokens: how many they are: counting them has cost time, and is charged like reading them.
+    """
+
+    def __init__(self, message: str, tokens: int = 0) -> None:
+        super().__init__(message)
+        self.tokens = tokens
 
 
 class QueueFull(BotError):

@@ -11,13 +11,13 @@ import discord
 from bot.archive import Archive, messages_of
 from bot.chat.prompt import said_before
 from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
-from bot.replies.buttons import Press, buttons_at_end, view_of
-from bot.replies.live import is_gone
+from bot.replies.buttons import Buttons, Press, buttons_at_end, view_of
 from bot.replies.long_texts import read_apart
-from bot.replies.shown import Shown
+from bot.replies.refusal import is_gone, take_refusal
+from bot.replies.shown import Contents, Shown
 from bot.replies.status import interrupted_text
 from bot.replies.surface import TROUBLE, ChannelSurface
-from bot.storage.replies import INTERRUPTED, KeptReply
+from bot.storage.replies import INTERRUPTED, TOO_LONG, KeptReply
 
 log = logging.getLogger(__name__)
 
@@ -69,22 +69,44 @@ async def _mark(client: discord.Client, kept: KeptReply) -> bool | None:
 
 
 async def _show_interrupted(surface: ChannelSurface, kept: KeptReply) -> None:
-    """The words that stand there stay."""
-    last = len(kept.message_ids) - 1
-    message = await surface.read(last)
-    await surface.show(last, interrupted_text(message, kept.alias), view_of((Press.RETRY,), kept.id))
+    """The words that stand there stay. Where the bot may not read them, the button alone tells."""
+    last, view = len(kept.message_ids) - 1, view_of((Press.RETRY,), kept.id)
+    try:
+        message = await surface.read(last)
+    except discord.Forbidden:
+        await surface.show_buttons(last, view)
+    else:
+        await surface.show(last, interrupted_text(message, kept.alias), view)
 
 
 async def _show_end(surface: ChannelSurface, kept: KeptReply) -> None:
     """The whole answer, as the reply would have shown it; who stopped it, or what failed, is not kept."""
     usage = Usage(**kept.numbers)
-    finished = Finished(FinishReason(str(kept.reason)), usage)
+    reason = FinishReason.ERROR if kept.reason == TOO_LONG else FinishReason(str(kept.reason))
+    finished = Finished(reason, usage)
     shown = await read_apart(Shown.going_on, said_before(messages_of(kept)))
     shown.apply(TextDelta(kept.answer, usage))
     shown.apply(finished)
-    contents = shown.end(finished, kept.alias, reference=kept.id)
     buttons = buttons_at_end(finished, thought=shown.has_thoughts)
+    while not await _show_pages(
+        surface, shown, shown.end(finished, kept.alias, reference=kept.id), buttons, kept.id
+    ):
+        pass  # each refusal leaves less to show
+
+
+async def _show_pages(
+    surface: ChannelSurface, shown: Shown, contents: Contents, buttons: Buttons, reply_id: str
+) -> bool:
+    """Whether all could be shown; if not, `shown` has something else to show now."""
     last = len(contents.pages) - 1
     for number, content in enumerate(contents.pages):
-        view = view_of(buttons, kept.id) if number == last else None
-        await surface.show(number, content, view, contents.file if number == last else None)
+        view = view_of(buttons, reply_id) if number == last else None
+        file = contents.file if number == last else None
+        is_new = number >= len(surface.message_ids)
+        try:
+            await surface.show(number, content, view, file)
+        except discord.HTTPException as error:
+            if not take_refusal(shown, error, page=number, is_new=is_new, has_file=file is not None):
+                raise
+            return False
+    return True

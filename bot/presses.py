@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import discord
 
-from bot import trace
+from bot import deadline, trace
+from bot.access.gate import Gate
 from bot.answers import Answers
-from bot.archive import Archive, messages_of, messages_to_go_on, words_of
+from bot.archive import Archive, messages_for, messages_of, messages_to_go_on, words_of
 from bot.chat.messages import ChatMessage
 from bot.chooser import ModelChooser
 from bot.errors import NotAllowed, ReplyForgotten
@@ -21,12 +23,15 @@ from bot.replies.details import details_card, details_document
 from bot.replies.explain import tell
 from bot.replies.harmless import without_controls
 from bot.replies.long_texts import read_apart
-from bot.replies.pages import PageSplitter
+from bot.replies.pages import PAGE_LIMIT, PageSplitter, units
 from bot.replies.places import place_of
-from bot.replies.think import thoughts_in
+from bot.replies.refusal import is_refusal, why_refused
+from bot.replies.think import thoughts_in, without_thoughts
 from bot.storage.replies import KeptReply
 
 _NAME_LIMIT = 60  # the line under an answer has little room
+_NO_THOUGHTS = "The model did not think aloud."
+_MESSAGES_LIMIT = 4  # with a note, the five that Discord allows where somebody brought the bot themselves
 _NOBODY = discord.AllowedMentions.none()
 
 _Interaction = discord.Interaction[Any]
@@ -39,6 +44,7 @@ class Presses:
         answers: gives answers, and knows those under way.
         archive: those that were given.
         chooser: which models may be had where.
+        gate: where the bot is switched off.
         observer: hears what went wrong.
     """
 
@@ -47,11 +53,13 @@ class Presses:
         answers: Answers,
         archive: Archive,
         chooser: ModelChooser,
+        gate: Gate,
         observer: Observer = UNOBSERVED,
     ) -> None:
         self._answers = answers
         self._archive = archive
         self._chooser = chooser
+        self._gate = gate
         self._observer = observer
         self._do: dict[Press, Callable[[_Interaction, str], Awaitable[None]]] = {
             Press.STOP: self._stop,
@@ -65,16 +73,22 @@ class Presses:
 
     async def pressed(self, interaction: _Interaction, press: Press, reply_id: str) -> None:
         """Do what a button says."""
-        await self._told(interaction, press, self._do[press](interaction, reply_id))
+        await self._told(interaction, press, partial(self._do[press], interaction, reply_id))
 
     async def chosen(self, interaction: _Interaction, reply_id: str, alias: str) -> None:
         """Have another model answer the same."""
-        await self._told(interaction, Press.OTHER, self._ask(interaction, reply_id, messages_of, alias))
+        ask = partial(self._ask, interaction, reply_id, messages_of, alias)
+        await self._told(interaction, Press.OTHER, ask)
 
-    async def _told(self, interaction: _Interaction, press: Press, work: Awaitable[None]) -> None:
+    async def _told(
+        self, interaction: _Interaction, press: Press, work: Callable[[], Awaitable[None]]
+    ) -> None:
         trace.begin(f"button {press}")
+        deadline.begin()
         try:
-            await work
+            if press is not Press.STOP:  # what is under way when a server is switched off can be stopped
+                await self._gate.require_on(interaction.guild_id)
+            await work()
         except Exception as error:  # the last one who can tell the person
             self._observer.failed(error)
             await tell(interaction, error)
@@ -125,25 +139,30 @@ class Presses:
 
     async def _thoughts(self, interaction: _Interaction, reply_id: str) -> None:
         kept = await self._archive.find(reply_id)
-        thoughts, first, is_all = await read_apart(_thoughts_to_show, words_of(kept))
-        files = [] if is_all else [_file(thoughts, "thinking.md")]
-        await interaction.response.send_message(
-            first or "The model did not think aloud.",
-            files=files,
-            ephemeral=True,
-            allowed_mentions=_NOBODY,
-        )
+        thoughts = await read_apart(thoughts_in, words_of(kept))
+        first, *rest = await read_apart(_pages, thoughts)
+        files = {"thinking.md": thoughts} if rest else {}
+        if (why := await _shown(interaction, files, content=first or _NO_THOUGHTS)) is not None:
+            await _shown_as_messages(interaction, rest, why)
 
     async def _details(self, interaction: _Interaction, reply_id: str) -> None:
-        """Numbers for everybody; what was asked, which a command keeps to itself, for the person who asked."""
+        """Numbers for everybody; a long answer whole, for Discord may have refused a part of it. For the person who
+        asked, also what they wrote. What others wrote before that in the same conversation is left out: a command
+        keeps it to whoever gave it."""
         kept = await self._archive.find(reply_id)
         card = details_card(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
-        files = []
+        files = {}
+        answer = await read_apart(without_thoughts, kept.answer)
+        if is_long := units(answer) > PAGE_LIMIT:
+            files["answer.md"] = answer
         if kept.asker_id == interaction.user.id:
-            document = details_document(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
+            request = kept.request | {"messages": messages_for(kept, interaction.user.id)}
+            document = details_document(kept.id, kept.alias, kept.reason or "", request, kept.numbers)
             document["answer"] = kept.answer
-            files = [_file(json.dumps(document, indent=2, ensure_ascii=False), f"reply-{kept.id}.json")]
-        await interaction.response.send_message(embed=card, files=files, ephemeral=True)
+            files[f"reply-{kept.id}.json"] = json.dumps(document, indent=2, ensure_ascii=False)
+        if (why := await _shown(interaction, files, embed=card)) is not None:
+            pages = await read_apart(_pages, answer) if is_long else []
+            await _shown_as_messages(interaction, pages, why)
 
     async def _theirs(self, interaction: _Interaction, reply_id: str) -> KeptReply:
         """The reply, for the person who asked for it.
@@ -157,13 +176,37 @@ class Presses:
         return kept
 
 
-def _thoughts_to_show(text: str) -> tuple[str, str, bool]:
-    """The thoughts in a text, the first page of them, and whether that is all."""
-    thoughts = thoughts_in(text)
-    splitter = PageSplitter(most=1)
-    splitter.feed(without_controls(thoughts))
-    return thoughts, splitter.contents[0], not splitter.has_beyond
+def _pages(text: str) -> list[str]:
+    """A text as the messages that are shown at most where it cannot be a file, and one more if there is more."""
+    splitter = PageSplitter(most=_MESSAGES_LIMIT + 1)
+    splitter.feed(without_controls(text))
+    return [*splitter.contents, *(["…"] if splitter.has_beyond else [])]
 
 
-def _file(text: str, name: str) -> discord.File:
-    return discord.File(io.BytesIO(text.encode()), name)
+async def _shown(interaction: _Interaction, files: Mapping[str, str], **what: Any) -> str | None:
+    """Answer a press for the person alone, with files by name; where Discord refuses the files, without: then why.
+
+    Raises:
+        discord.HTTPException: Discord refuses the answer without files too.
+    """
+    send, why = interaction.response.send_message, None
+    if files:
+        try:
+            attached = [discord.File(io.BytesIO(text.encode()), name) for name, text in files.items()]
+            await send(**what, files=attached, ephemeral=True, allowed_mentions=_NOBODY)
+            return None
+        except discord.HTTPException as error:
+            if not is_refusal(error):
+                raise
+            why = why_refused(error, has_file=True)
+    await send(**what, ephemeral=True, allowed_mentions=_NOBODY)
+    return why
+
+
+async def _shown_as_messages(interaction: _Interaction, pages: Sequence[str], why: str) -> None:
+    """Show the person, as messages, what was to be in a file; as much of it as Discord takes."""
+    note = f"-# No file could be attached: {why}."
+    if len(pages) > _MESSAGES_LIMIT:
+        note += " There is more than can be shown so."
+    for page in (*pages[:_MESSAGES_LIMIT], note):
+        await interaction.followup.send(page, ephemeral=True, allowed_mentions=_NOBODY)

@@ -1,5 +1,7 @@
 """Typed settings, read once at start from the environment and `.env`, the environment winning.
 
+Variables of `.env` that libraries read are no settings; see `bot.env_file`.
+
 Every setting is a field of `Settings` under its own name in capitals; `.env.example` documents each one, and
 a test holds the two together. A faulty one becomes a `SettingsError` of one line for each fault, which names
 the variable and what to write instead. Values are never repeated: one of them may be a secret.
@@ -7,7 +9,9 @@ the variable and what to write instead. Values are never repeated: one of them m
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +19,7 @@ import platformdirs
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from bot.env_file import EnvFile, misspelt, passwords, read_env_file
 from bot.errors import SettingsError
 
 TOKEN_PAGE = "https://discord.com/developers/applications"  # noqa: S105  an address, not a secret
@@ -32,7 +37,20 @@ def _expanded(value: Any) -> Any:
     return Path(value).expanduser() if isinstance(value, str) else value
 
 
-_Path = Annotated[Path, BeforeValidator(_expanded)]
+def _a_file(value: Path) -> Path:
+    # SQLite and SQLAlchemy know other things than files; the bot opens the database several times, as a file.
+    if re.match(r":memory:$|(file|sqlite\S*):", str(value)):
+        raise ValueError("not a path")
+    return value
+
+
+def _without_nul(value: Path) -> Path:
+    if "\0" in str(value):
+        raise ValueError("no file has that name")
+    return value
+
+
+_Path = Annotated[Path, BeforeValidator(_expanded), AfterValidator(_without_nul)]
 
 
 def _split(value: Any) -> Any:
@@ -65,7 +83,7 @@ class Settings(BaseSettings):
     """What an operator can set. Each description is the fix that an error message gives."""
 
     model_config = SettingsConfigDict(
-        env_file_encoding="utf-8",
+        env_file_encoding="utf-8-sig",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -104,7 +122,7 @@ class Settings(BaseSettings):
     unload_idle_after_min: float | None = Field(
         None, gt=0, le=10_080, description="write minutes, up to 10080 (a week), or leave it out for never"
     )
-    database_file: _Path | None = Field(
+    database_file: Annotated[_Path, AfterValidator(_a_file)] | None = Field(
         None, description="write the path of a file the bot may write, or leave it out for one in DATA_DIR"
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="write a number of tokens from 1 to 32768")
@@ -148,6 +166,7 @@ class Settings(BaseSettings):
     )
 
     _file: Path | None = PrivateAttr(None)
+    _beside: EnvFile = PrivateAttr(EnvFile())
 
     @property
     def file(self) -> Path | None:
@@ -155,9 +174,22 @@ class Settings(BaseSettings):
         return self._file
 
     @property
+    def variables(self) -> Mapping[str, str]:
+        """Variables in the settings file that libraries read; their values may be secrets."""
+        return self._beside.variables
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A sentence for each line of the settings file, and each similar name in the environment, that counts for
+        nothing."""
+        return self._beside.warnings
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The values that must never appear in a log."""
-        return tuple(s.get_secret_value() for s in (self.discord_token, self.hf_token) if s is not None)
+        tokens = [s.get_secret_value() for s in (self.discord_token, self.hf_token) if s is not None]
+        addresses = [*os.environ.values(), *self.variables.values()]
+        return tuple(dict.fromkeys([*tokens, *passwords(addresses)]))
 
     @property
     def database_path(self) -> Path:
@@ -180,6 +212,9 @@ class Settings(BaseSettings):
         return self.discord_token.get_secret_value()
 
 
+NAMES = tuple(name.upper() for name in Settings.model_fields)
+
+
 def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Settings:
     """Read the settings.
 
@@ -193,13 +228,32 @@ def load_settings(env_file: Path | None = Path(".env"), **overrides: Any) -> Set
     try:
         settings = Settings(_env_file=env_file, **overrides)
         settings._file = env_file if env_file is not None and env_file.is_file() else None
+        beside = read_env_file(env_file, NAMES)
+        settings._beside = EnvFile(beside.variables, (*beside.warnings, *misspelt(os.environ, NAMES)))
         return settings
     except ValidationError as error:
         names = dict.fromkeys(str(fault["loc"][0]) for fault in error.errors(include_input=False))
         lines = (f"{name.upper()} is malformed: {_fix(name)}." for name in names)
         raise SettingsError("\n".join(lines)) from None
     except (OSError, UnicodeDecodeError):
-        raise SettingsError(f"{env_file} cannot be read: make it a readable UTF-8 text file.") from None
+        raise _unreadable(env_file) from None
+
+
+def library_variables(env_file: Path) -> Mapping[str, str]:
+    """The variables in a settings file that libraries read, for `bot.env_file.export` before `load_settings`: the
+    defaults of some settings follow them, such as CACHE_DIR's XDG_CACHE_HOME.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    try:
+        return read_env_file(env_file, NAMES).variables
+    except (OSError, UnicodeDecodeError):
+        raise _unreadable(env_file) from None
+
+
+def _unreadable(env_file: Path | None) -> SettingsError:
+    return SettingsError(f"{env_file} cannot be read: make it a readable UTF-8 text file.")
 
 
 def _fix(name: str) -> str:

@@ -30,7 +30,7 @@ async def made_ready_beside(
     """
 
     async def make_ready() -> None:
-        for spec in specs:
+        for spec in {spec.key: spec for spec in specs}.values():
             try:
                 await _made_ready(engine, queue, spec)
             except BotError as error:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import discord
 from discord.ext import commands
 
-from bot import trace
+from bot import deadline, trace
 from bot.access.asker import Asker
 from bot.archive import Origin, conversation
 from bot.chat.prompt import Messages, ask_messages
 from bot.client import PunchlineBot
 from bot.errors import AccessRefused, UnknownModel
 from bot.inference.catalog import ModelSpec
-from bot.replies.explain import tell_in_channel
+from bot.replies.explain import explained, tell_in_channel
 from bot.replies.mention import may_answer, question_in, quoted_in, surface_for
 from bot.replies.places import place_of_message
 from bot.services import Services
@@ -37,21 +37,25 @@ class Mentions(commands.Cog):
         if question is None or not may_answer(message):
             return
         trace.begin("mention", [question])
+        deadline.begin()
         surface, asker, services = surface_for(message), Asker.of_message(message), self._services
         try:
+            await services.gate.require_on(asker.server_id)  # before anything can go wrong that would be said
             asked = await self._understood(message, question)
             if asked is None:
                 await services.gate.welcome(asker)
-                await surface.show(0, _GREETING, None)
+                if services.refusals.worth_saying("greeting", asker.person_id, message.channel.id):
+                    await surface.show(0, _GREETING, None)
                 return
             typing = services.typing.shown(surface.channel)
             await services.answers.give_on(surface, asker, Origin.of_message(message), *asked, typing)
-        except AccessRefused as refusal:
-            if services.refusals.worth_saying(refusal, asker.person_id):
-                await tell_in_channel(surface, refusal)
         except Exception as error:  # nobody above can tell the person
-            self._services.observer.failed(error)
-            await tell_in_channel(surface, error)
+            if not isinstance(error, AccessRefused):
+                services.observer.failed(error)
+            if services.refusals.worth_saying(error, asker.person_id, message.channel.id):
+                await tell_in_channel(surface, error)
+            else:
+                explained(error)  # a bug is in the log, whoever hears of it
 
     async def _understood(self, message: discord.Message, question: str) -> tuple[ModelSpec, Messages] | None:
         """Who is to answer, and what it is to read; None if nothing was asked."""

@@ -11,7 +11,9 @@ from discord.ext import commands
 from bot.client import PunchlineBot
 from bot.errors import UsageError
 from bot.replies.choices import ModelOption, ModelsOption, split_aliases
+from bot.replies.limits import shortened
 from bot.replies.model_list import show_list, standing_text
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.places import place_of, require
 from bot.services import Services
 from bot.storage.choices import PlaceKind
@@ -92,7 +94,9 @@ async def _allowed(interaction: discord.Interaction, scope: _Scope) -> PlaceKind
 
 
 async def _say(interaction: discord.Interaction, text: str, *, ephemeral: bool = False) -> None:
-    await interaction.response.send_message(text, ephemeral=ephemeral, allowed_mentions=_NOBODY)
+    await interaction.response.send_message(
+        shortened(text, MESSAGE_LIMIT), ephemeral=ephemeral, allowed_mentions=_NOBODY
+    )
 
 
 async def setup(bot: PunchlineBot) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,10 @@ from bot.inference.embedded import checkpoint_path
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
 from bot.settings import Settings, load_settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several processes share the cores: more threads than cores wait for each other most of the time.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Read before the tests hide the environment: where `make test` has put the embedded model.
 CACHE_DIR = load_settings(None).cache_dir

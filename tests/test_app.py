@@ -19,6 +19,7 @@ from bot.settings import Settings, load_settings
 from bot.storage.database import open_database
 from bot.storage.panels import PanelPlace, Panels
 from tests.conftest import CACHE_DIR
+from tests.inference.checkpoints import save_checkpoint
 from tests.ops.looking_on import free_port, get
 
 TOKEN = "part-one.part-two.part-three"
@@ -76,6 +77,20 @@ async def test_the_panel_of_the_last_run_is_kept_current_and_left_saying_that_th
         assert "message 777" in [one.token for one in discord_side.arrivals()]
 
 
+def talking(settings: Settings, folder: Path, tokens: int, **changes: object) -> Settings:
+    """The settings with a tiny model in smol's place, that always says so much: on any processor it takes seconds, and
+    is not over before somebody tells the bot to stop."""
+    save_checkpoint("llama", folder / "tiny", context_tokens=512)
+    own = folder / "models.toml"
+    own.write_text(
+        f'[tiny]\nsource = "{folder / "tiny"}"\ncontext_tokens = 512\nquantization = "none"\n'
+        f'description = "a model"\n'
+        f"[tiny.sampling]\nmin_new_tokens = {tokens}\n"
+    )
+    values = settings.model_dump(exclude_none=True) | {"max_new_tokens": tokens, "models_file": own}
+    return load_settings(None, **values | changes)
+
+
 async def told_to_stop_in_the_middle(
     discord_side: discord_standin.StandIn, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -87,39 +102,31 @@ async def told_to_stop_in_the_middle(
         await asyncio.sleep(0.01)
 
 
-@pytest.mark.model
-@pytest.mark.parametrize(("grace_s", "ends"), [(60.0, "smol · 40 tokens"), (0.0, "⚠️ The bot is restarting")])
+@pytest.mark.parametrize(("grace_s", "ends"), [(60.0, "tiny · 150 tokens"), (0.0, "⚠️ The bot is restarting")])
 async def test_told_to_stop_it_refuses_new_work_and_finishes_or_marks_what_runs(
     settings: Settings, caplog: pytest.LogCaptureFixture, tmp_path: Path, grace_s: float, ends: str
 ) -> None:
     caplog.set_level("INFO")
-    own = tmp_path / "models.toml"
-    own.write_text("[smol.sampling]\nmin_new_tokens = 40\n")
-    values = settings.model_dump(exclude_none=True) | {"max_new_tokens": 40, "models_file": own}
-    stopping = load_settings(None, **values | {"shutdown_grace_s": grace_s})
+    stopping = talking(settings, tmp_path, 150, shutdown_grace_s=grace_s)
     with discord_standin.running(0.01) as discord_side:
         serving = asyncio.create_task(_serve(stopping, TOKEN, force_sync=False))
         while "ready as" not in caplog.text:
             assert not serving.done(), serving.exception()
             await asyncio.sleep(0.05)
-        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
+        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="tiny"))
         await told_to_stop_in_the_middle(discord_side, caplog)
-        discord_side.dispatch(discord_payloads.command_payload(2, "joke", topic="coffee", model="smol"))
-        await asyncio.wait_for(serving, 30)
+        discord_side.dispatch(discord_payloads.command_payload(2, "joke", topic="coffee", model="tiny"))
+        await asyncio.wait_for(serving, 60)
         last = [one for one in discord_side.arrivals() if one.token == "token1"][-1]
     assert ends in last.content
 
 
-@pytest.mark.model
 async def test_the_local_port_says_starting_then_ready_then_draining(
     settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     number = free_port()
-    own = tmp_path / "models.toml"
-    own.write_text("[smol.sampling]\nmin_new_tokens = 100\n")
-    values = settings.model_dump(exclude_none=True) | {"max_new_tokens": 100, "models_file": own}
-    values |= {"metrics_port": number, "shutdown_grace_s": 60.0}
+    stopping = talking(settings, tmp_path, 150, metrics_port=number, shutdown_grace_s=60.0)
     said: list[str] = []
 
     async def look() -> dict[str, object]:
@@ -128,13 +135,13 @@ async def test_the_local_port_says_starting_then_ready_then_draining(
         return page.json
 
     with discord_standin.running(0.01) as discord_side:
-        serving = asyncio.create_task(_serve(load_settings(None, **values), TOKEN, force_sync=False))
+        serving = asyncio.create_task(_serve(stopping, TOKEN, force_sync=False))
         while "metrics at" not in caplog.text:
             await asyncio.sleep(0)
         while not (await look())["ready"]:
             assert not serving.done(), serving.exception()
         metrics = await get(f"http://127.0.0.1:{number}/metrics")
-        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="smol"))
+        discord_side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="tiny"))
         await told_to_stop_in_the_middle(discord_side, caplog)
         await look()
         await asyncio.wait_for(serving, 60)

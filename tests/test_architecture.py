@@ -109,11 +109,24 @@ def test_how_it_is_answered_knows_only_what_is_said_and_never_discord() -> None:
 
 
 def test_how_it_is_shown_knows_the_answers_and_no_commands_or_settings() -> None:
-    assert ours("bot/replies", "bot.replies", "bot.inference", "bot.chooser", "bot.errors") == []
+    assert (
+        ours("bot/replies", "bot.replies", "bot.inference", "bot.chooser", "bot.deadline", "bot.errors") == []
+    )
 
 
 def test_who_may_ask_is_decided_without_commands_or_replies_and_discord_is_looked_at_in_one_place() -> None:
-    assert ours("bot/access", "bot.access", "bot.chat", "bot.inference", "bot.storage", "bot.errors") == []
+    assert (
+        ours(
+            "bot/access",
+            "bot.access",
+            "bot.chat",
+            "bot.deadline",
+            "bot.inference",
+            "bot.storage",
+            "bot.errors",
+        )
+        == []
+    )
     discord = {
         where.split(":")[0] for where, one in imports_in("bot/access") if within(one.module, "discord")
     }

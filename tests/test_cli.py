@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from bot.settings import Settings
+from bot.errors import BotError
+from bot.settings import Settings, load_settings
 from bot.storage.in_use import used
 from bot.storage.migrate import migrate
 
@@ -27,7 +29,7 @@ HEAVY = (
 
 
 def run_python(*args: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    ours = {name.upper() for name in Settings.model_fields}
+    ours = {*(name.upper() for name in Settings.model_fields), "HF_HOME"}
     environment = {name: value for name, value in os.environ.items() if name not in ours}
     return subprocess.run(
         [sys.executable, *args],
@@ -146,6 +148,27 @@ def test_a_damaged_database_is_one_sentence_when_the_bot_starts(tmp_path: Path) 
         f"{database} is not a database: the operator can restore a backup with `python -m bot restore FILE`, or move "
         "the file away to begin with an empty one.\n"
     )
+
+
+def test_a_database_whose_lock_cannot_be_opened_is_one_sentence_when_the_bot_starts(tmp_path: Path) -> None:
+    lock = tmp_path / "punchline.sqlite3.in-use"
+    lock.symlink_to(lock)
+    done = punchline(tmp_path, "run", DATA_DIR=str(tmp_path), DISCORD_TOKEN="a.b.c")
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"{lock} cannot be used (")
+    assert line.endswith(": set DATABASE_FILE to a file in a folder the bot may write to.")
+
+
+def test_a_demo_with_no_room_for_its_database_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from bot import demo
+
+    monkeypatch.setattr(demo, "configure_logging", lambda *_, **__: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(BotError, match="set TMPDIR to a folder you may write to"):
+        demo.demo(load_settings(None), once="/ask prompt:Why?", port=0)
 
 
 @pytest.mark.parametrize("args", [["pull"], ["pull", "smol", "phi"], ["sing"], ["demo", "--port", "eighty"]])

@@ -1,4 +1,8 @@
-"""The whole bot with the real embedded model in NF4, on the CPU."""
+"""The whole bot with the real embedded model in NF4, on the CPU.
+
+A token takes a quarter of a second on a processor without a kernel for NF4: few are asked for here. Whatever needs
+many, and is not about this model, is tested with tiny checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ MESSAGES = joke_messages(topic="databases", audience="a room of data scientists"
 
 def request(text: str | None = None, **params: object) -> GenerationRequest:
     messages = MESSAGES if text is None else (ChatMessage(Role.USER, text),)
-    return GenerationRequest(SMOL, messages, SamplingParams(**{"max_new_tokens": 24, "seed": 7, **params}))
+    return GenerationRequest(SMOL, messages, SamplingParams(**{"max_new_tokens": 8, "seed": 7, **params}))
 
 
 async def read(generation: Generation) -> tuple[str, Finished, list[Event]]:
@@ -44,10 +48,10 @@ async def read(generation: Generation) -> tuple[str, Finished, list[Event]]:
 
 
 async def test_a_joke_streams_into_a_reply_of_the_real_bot(smol_engine: LocalEngine, tmp_path: Path) -> None:
-    async with open_world(smol_engine, tmp_path) as world:
+    async with open_world(smol_engine, tmp_path, max_new_tokens=16) as world:
         await world.alice.slash(world.channel, "joke", topic="databases", model="smol")
         await world.until(
-            lambda: over(world.messages[0]) and "tokens/s" in world.messages[0].content, ticks=3000
+            lambda: over(world.messages[0]) and "tokens/s" in world.messages[0].content, ticks=9000
         )
         growing = [edit for edit in world.edits if not edit.startswith("-#")]
         text, _, footer = world.messages[0].content.rpartition("\n")
@@ -58,9 +62,9 @@ async def test_a_joke_streams_into_a_reply_of_the_real_bot(smol_engine: LocalEng
 
 
 async def test_stop_really_stops_the_model(smol_engine: LocalEngine, tmp_path: Path) -> None:
-    async with open_world(smol_engine, tmp_path, generation_timeout_s=60) as world:
+    async with open_world(smol_engine, tmp_path, generation_timeout_s=100) as world:
         await world.alice.slash(world.channel, "ask", prompt="Count to a thousand.", model="smol")
-        await world.until(lambda: any(not edit.startswith("-#") for edit in world.edits), ticks=3000)
+        await world.until(lambda: any(not edit.startswith("-#") for edit in world.edits), ticks=9000)
         await world.alice.click(world.messages[0], label="Stop")
         await world.until(lambda: over(world.messages[0]))
         assert "⏹ stopped" in world.messages[0].content
@@ -74,13 +78,13 @@ async def test_a_cancelled_run_frees_the_model_within_a_token(smol_engine: Local
         )
         async with generation:
             async for event in generation:
-                if isinstance(event, TextDelta) and event.usage.completion_tokens >= 5:
+                if isinstance(event, TextDelta) and event.usage.completion_tokens >= 2:
                     break
             generation.cancel()
         assert generation.finished is not None
         assert generation.finished.reason is FinishReason.CANCELLED
         # The next answer begins: it could not if the 2000 tokens were still being made.
-        _, finished, _ = await asyncio.wait_for(read(queue.submit(request())), 20)
+        _, finished, _ = await asyncio.wait_for(read(queue.submit(request(max_new_tokens=2))), 60)
     assert finished.usage.completion_tokens > 0
 
 
@@ -109,7 +113,7 @@ async def test_the_same_seed_gives_the_same_answer_and_another_one_another(smol_
 
 async def test_an_answer_is_the_same_while_another_model_is_loaded(smol_engine: LocalEngine) -> None:
     twin = SMOL.model_copy(update={"alias": "twin"})
-    asked = request(seed=3, temperature=1.0, max_new_tokens=48, min_new_tokens=48)
+    asked = request(seed=3, temperature=1.0, max_new_tokens=10, min_new_tokens=10)
     async with InferenceQueue(smol_engine) as queue:
         alone, _, _ = await read(queue.submit(asked))
         beside = queue.submit(asked)
@@ -124,7 +128,7 @@ async def test_an_answer_is_the_same_while_another_model_is_loaded(smol_engine: 
 async def test_tokens_arrive_one_by_one_and_special_ones_are_not_shown(smol_engine: LocalEngine) -> None:
     async with InferenceQueue(smol_engine) as queue:
         text, finished, events = await read(
-            queue.submit(request("What is a database?", max_new_tokens=60, temperature=0.2))
+            queue.submit(request("What is a database?", max_new_tokens=20, temperature=0.2))
         )
     deltas = [event for event in events if isinstance(event, TextDelta)]
     assert len(deltas) > 0.9 * finished.usage.completion_tokens
@@ -135,39 +139,30 @@ async def test_tokens_arrive_one_by_one_and_special_ones_are_not_shown(smol_engi
 
 
 async def test_a_length_end_and_a_natural_end_are_told_apart(smol_engine: LocalEngine) -> None:
+    asked = "Reply with one word: yes or no?"
     async with InferenceQueue(smol_engine) as queue:
-        _, cut, _ = await read(queue.submit(request(max_new_tokens=3, min_new_tokens=3)))
-        _, whole, _ = await read(queue.submit(request("Say hi.", max_new_tokens=400, temperature=0.0)))
-    assert (cut.reason, cut.usage.completion_tokens) == (FinishReason.LENGTH, 3)
-    assert whole.reason in (FinishReason.STOP, FinishReason.LENGTH)
+        _, cut, _ = await read(queue.submit(request(asked, max_new_tokens=2, temperature=0.0)))
+        _, whole, _ = await read(queue.submit(request(asked, max_new_tokens=40, temperature=0.0)))
+    assert (cut.reason, cut.usage.completion_tokens) == (FinishReason.LENGTH, 2)
+    assert whole.reason is FinishReason.STOP
 
 
-async def test_an_answer_that_was_cut_and_continued_is_the_answer_that_was_not_cut(
+async def test_an_answer_that_goes_on_reads_exactly_the_tokens_that_were_written(
     smol_engine: LocalEngine,
 ) -> None:
-    whole = request("What is a database?", max_new_tokens=40, temperature=0.0)
+    """What comes then may differ by rounding: the model reads them in one piece, where it wrote them one by one."""
+    whole = request("What is a database?", max_new_tokens=8, temperature=0.0)
     async with InferenceQueue(smol_engine) as queue:
-        uncut, _, _ = await read(queue.submit(whole))
-        said, cut, _ = await read(queue.submit(replace(whole, params=whole.params.capped(15))))
-        going_on = (*whole.messages, ChatMessage(Role.ASSISTANT, said))
-        rest, _, _ = await read(
-            queue.submit(replace(whole, messages=going_on, params=whole.params.capped(25)))
-        )
+        said, cut, _ = await read(queue.submit(whole))
+        going_on = replace(whole, messages=(*whole.messages, ChatMessage(Role.ASSISTANT, said)))
+        rest, further, _ = await read(queue.submit(going_on))
     assert cut.reason is FinishReason.LENGTH
-    assert said + rest == uncut
-
-
-async def test_a_conversation_longer_than_the_context_is_answered_without_its_oldest_parts(
-    smol_engine: LocalEngine,
-) -> None:
-    turn = (ChatMessage(Role.USER, "word " * 1500), ChatMessage(Role.ASSISTANT, "ok " * 1500))
-    asked = request("What is a database?", max_new_tokens=8)
-    long = replace(asked, messages=(*turn * 4, *asked.messages))
-    async with InferenceQueue(smol_engine) as queue:
-        text, finished, _ = await read(queue.submit(long))
-    assert finished.error is None
-    assert text
-    assert 3000 < finished.usage.prompt_tokens <= SMOL.context_tokens - 8
+    assert further.usage.prompt_tokens == cut.usage.prompt_tokens + cut.usage.completion_tokens
+    assert rest
+    with smol_engine.pool.lease(SMOL) as loaded:
+        prompt, read_again = loaded.encode(whole.messages), loaded.encode(going_on.messages)
+        assert read_again[: len(prompt)] == prompt
+        assert loaded.decode(read_again[len(prompt) :]) == said
 
 
 async def test_a_prompt_longer_than_the_context_is_refused_with_the_numbers(smol_engine: LocalEngine) -> None:
@@ -188,9 +183,9 @@ async def test_a_failure_inside_the_model_reaches_the_person_and_the_next_answer
                 raise RuntimeError("device-side assert triggered")
 
             broken.setattr(loaded.model, "forward", forward)
-            _, finished, _ = await asyncio.wait_for(read(queue.submit(request())), 20)
+            _, finished, _ = await asyncio.wait_for(read(queue.submit(request())), 60)
         assert isinstance(finished.error, Unexpected)
-        text, _, _ = await read(queue.submit(request()))
+        text, _, _ = await read(queue.submit(request(max_new_tokens=2)))
     assert text
 
 
@@ -206,7 +201,7 @@ async def test_the_event_loop_stays_free_while_the_model_works(smol_engine: Loca
     async with InferenceQueue(smol_engine) as queue:
         counter = asyncio.create_task(count())
         began_s = time.monotonic()
-        await read(queue.submit(request(max_new_tokens=40, min_new_tokens=40)))
+        await read(queue.submit(request(max_new_tokens=8, min_new_tokens=8)))
         took_s = time.monotonic() - began_s
         counter.cancel()
     assert ticks > took_s / 0.01 / 10  # a blocked loop would not tick at all; how well it does: `make bench`
@@ -215,7 +210,11 @@ async def test_the_event_loop_stays_free_while_the_model_works(smol_engine: Loca
 def test_one_command_in_the_terminal_prints_the_joke_and_the_numbers() -> None:
     command = [sys.executable, "-m", "bot", "demo", "--once", "/joke topic:databases model:smol"]
     ran = subprocess.run(
-        command, capture_output=True, text=True, timeout=100, env={**os.environ, "CACHE_DIR": str(CACHE_DIR)}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env={**os.environ, "CACHE_DIR": str(CACHE_DIR), "MAX_NEW_TOKENS": "12"},
     )
     joke, _, numbers = ran.stdout.rstrip().rpartition("\n")
     assert ran.returncode == 0, ran.stderr

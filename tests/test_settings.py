@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -19,6 +20,10 @@ def nothing_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in Settings.model_fields:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
+    for name in [
+        name for name, value in os.environ.items() if "@" in value
+    ]:  # the passwords of proxies are secrets
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -114,6 +119,9 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("SERVER_QUEUE_SHARE", "50%", "0.25 for a quarter"),
         ("LOG_FORMAT", "xml", "text or json"),
         ("LOG_CONTENT", "perhaps", "off, or on"),
+        ("DATABASE_FILE", ":memory:", "path of a file"),
+        ("DATABASE_FILE", "sqlite:////data/it.sqlite3", "path of a file"),
+        ("DATABASE_FILE", "file:it.sqlite3?mode=ro", "path of a file"),
         ("METRICS_PORT", "65536", "1 to 65535"),
         ("METRICS_PORT", "-1", "0 for none"),
     ],
@@ -127,6 +135,11 @@ def test_a_malformed_setting_is_one_line_with_its_name_and_the_fix(
     assert fix in line
     assert line.endswith(".")
     assert f" {value} " not in line
+
+
+def test_a_path_that_no_system_knows_is_malformed(env_file: Path) -> None:
+    env_file.write_bytes(b"DATA_DIR=/data\0/it\nDATABASE_FILE=it\0\n")
+    assert [line.split()[0] for line in told(env_file).splitlines()] == ["DATA_DIR", "DATABASE_FILE"]
 
 
 def test_several_faults_are_a_line_each(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,10 @@ from datetime import datetime
 from bot.access.asker import Asker
 from bot.access.quotas import DAY_S, MINUTE_S, Limit, limits_for, opens_at_s, scopes_of
 from bot.access.recent import Admission, Recent
-from bot.access.rules import OperatorAccess, require_access
+from bot.access.rules import OperatorAccess, require_access, require_on
 from bot.access.sentences import asked_often, gpu_used, holds_many, prompt_long, tokens_used
 from bot.chat.messages import ChatMessage, Role
+from bot.deadline import before_answer
 from bot.errors import Drained, LimitReached, StorageError
 from bot.storage.access import EVERY_MODEL, AccessRules, Quota, ServerAccess
 from bot.storage.database import in_time
@@ -21,7 +22,6 @@ from bot.storage.usage import Scope, ScopeKind, Spent, UsageSpans
 log = logging.getLogger(__name__)
 
 PATIENCE_S = 2.0  # Discord wants to hear of a command within 3 s, and this comes before
-_FORGETTING_S = 3_600.0  # how often old use is looked for
 _UNLIMITED = 0
 
 
@@ -77,7 +77,6 @@ class Gate:
         self._clock = clock
         self._patience_s = patience_s
         self._recent = Recent()
-        self._forgets_at_s = 0.0
         self.drained = False
         self._reason = ""
 
@@ -89,6 +88,15 @@ class Gate:
         """Let people in again."""
         self.drained = False
 
+    async def require_on(self, server_id: int | None) -> None:
+        """Let pass where the bot has not been switched off.
+
+        Raises:
+            PlaceClosed: it has been, in this server.
+            StorageError: the database does not answer.
+        """
+        require_on(await self._decided(server_id))
+
     async def welcome(self, asker: Asker) -> None:
         """Let pass who may ask some model here, without anything being asked yet.
 
@@ -97,19 +105,21 @@ class Gate:
             StorageError: the database does not answer.
         """
         self._check_open()
-        require_access(self.operator, await self._decided(asker), asker, EVERY_MODEL)
+        require_access(self.operator, await self._decided(asker.server_id), asker, EVERY_MODEL)
 
     async def admit(self, asker: Asker, alias: str, messages: Sequence[ChatMessage]) -> Admission:
         """Let somebody ask a model, and count the request from now on.
+
+        Whoever has asked has asked, whatever comes of it: a question that is too long, or a queue that is full, counts
+        in the minute. Only those whom a rule or the limit itself keeps out are not counted again.
 
         Raises:
             AccessRefused: they may not, or have had what is theirs for now.
             StorageError: the database does not answer.
         """
         self._check_open()
-        decided = await self._decided(asker)
+        decided = await self._decided(asker.server_id)
         require_access(self.operator, decided, asker, alias)
-        self._check_prompt(messages)
         person, server = self.limits.person, self.limits.server
         limits = limits_for(asker, self.operator, decided, person=person, whole_server=server)
         await self._check_day(limits)
@@ -119,9 +129,11 @@ class Gate:
         scopes = tuple(scopes_of(asker))
         for limit in limits:
             self._check_minute(limit, now_s)
+        self._recent.count(scopes, now_s)
+        self._check_prompt(messages)
         for scope in scopes:
             self._check_under_way(scope)
-        return self._recent.enter(scopes, now_s)
+        return self._recent.enter(scopes)
 
     async def record(self, admission: Admission) -> None:
         """Add up what a request that has ended has used, however it ended. Never raises for the database's sake."""
@@ -134,11 +146,16 @@ class Gate:
             if tokens or usage.generation_s:
                 adding = self._usage.add(admission.scopes, now_s, tokens, usage.generation_s)
                 await in_time(adding, self._patience_s)
-            if now_s >= self._forgets_at_s:
-                self._forgets_at_s = now_s + _FORGETTING_S
-                await in_time(self._usage.forget(now_s - DAY_S), self._patience_s)
         except StorageError as error:
             log.warning("what reply %s used could not be kept: %s", generation.id, error)
+
+    async def forget_old(self) -> None:
+        """Forget use that counts no more.
+
+        Raises:
+            StorageError: it is not forgotten.
+        """
+        await self._usage.forget(self._now_s() - DAY_S)
 
     async def used_by_server(self, server_id: int) -> tuple[int, float]:
         """The tokens and seconds of generation that a server has used within a day.
@@ -155,13 +172,13 @@ class Gate:
             why = f" ({self._reason})" if self._reason else ""
             raise Drained(f"The bot takes no new questions for now{why}. Please ask again later.")
 
-    async def _decided(self, asker: Asker) -> ServerAccess:
-        if asker.server_id is None:
+    async def _decided(self, server_id: int | None) -> ServerAccess:
+        if server_id is None:
             return ServerAccess()
-        return await in_time(self._rules.of(asker.server_id), self._patience_s)
+        return await before_answer(self._rules.of(server_id), self._patience_s)
 
     async def _spent(self, scopes: Sequence[Scope]) -> dict[Scope, list[Spent]]:
-        return await in_time(self._usage.since(scopes, self._now_s() - DAY_S), self._patience_s)
+        return await before_answer(self._usage.since(scopes, self._now_s() - DAY_S), self._patience_s)
 
     async def _check_day(self, limits: Sequence[Limit]) -> None:
         by_day = [one for one in limits if one.quota.tokens_per_day or one.quota.gpu_s_per_day]

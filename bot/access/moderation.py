@@ -7,7 +7,8 @@ from dataclasses import astuple
 
 from bot.access.gate import Gate
 from bot.access.sentences import spoken_time
-from bot.errors import UsageError
+from bot.deadline import before_answer
+from bot.errors import UnknownModel, UsageError
 from bot.inference.catalog import ModelCatalog
 from bot.storage.access import EVERY_MODEL, AccessRules, Quota, Rule, ServerAccess, Subject, SubjectKind
 
@@ -43,9 +44,9 @@ class Moderation:
             StorageError: the database does not take it.
         """
         rule = Rule(subject, allowed, self._alias(model))
-        known = (await self._rules.of(server_id)).rules
+        known = (await before_answer(self._rules.of(server_id))).rules
         _room(sum((one.subject, one.alias) != (subject, rule.alias) for one in known))
-        await self._rules.put_rule(server_id, rule, set_by=by)
+        await before_answer(self._rules.put_rule(server_id, rule, set_by=by))
         return f"From now on: {_rule_text(rule, server_id)}.{self._overruled(rule)}"
 
     async def clear(self, server_id: int, subject: Subject, model: str | None) -> str:
@@ -55,8 +56,8 @@ class Moderation:
             UnknownModel: there is no such model.
             StorageError: the database does not take it.
         """
-        alias = self._alias(model)
-        was_set = await self._rules.clear_rule(server_id, subject, alias)
+        alias = await self._alias_in_rules(server_id, model)
+        was_set = await before_answer(self._rules.clear_rule(server_id, subject, alias))
         about = f"{_name(subject, server_id)}{f' and {alias}' if alias else ''}"
         return f"The rule about {about} is gone." if was_set else f"There was no rule about {about}."
 
@@ -66,7 +67,7 @@ class Moderation:
         Raises:
             StorageError: the database does not take it.
         """
-        count = await self._rules.clear_all(server_id)
+        count = await before_answer(self._rules.clear_all(server_id))
         return f"{count} rules and quotas are gone. What the bot's operator decided still holds."
 
     async def allot(self, server_id: int, subject: Subject, quota: Quota, *, by: int) -> str:
@@ -78,12 +79,12 @@ class Moderation:
         """
         name = _name(subject, server_id, of_quota=True)
         if quota == Quota():
-            was_set = await self._rules.clear_quota(server_id, subject)
+            was_set = await before_answer(self._rules.clear_quota(server_id, subject))
             return f"The quota of {name} is gone." if was_set else f"There was no quota of {name}."
-        known = (await self._rules.of(server_id)).quotas
+        known = (await before_answer(self._rules.of(server_id))).quotas
         _room(sum(one != subject for one in known))
         whole = quota.over(known.get(subject, Quota()))
-        await self._rules.put_quota(server_id, subject, whole, set_by=by)
+        await before_answer(self._rules.put_quota(server_id, subject, whole, set_by=by))
         return (
             f"From now on: {name} may have {_amounts(whole)}. What the bot's operator allows holds as well."
         )
@@ -95,9 +96,9 @@ class Moderation:
             StorageError: the database does not take it.
         """
         if on:
-            was_off = await self._rules.switch_on(server_id)
+            was_off = await before_answer(self._rules.switch_on(server_id))
             return "I am on again." if was_off else "I am on already."
-        await self._rules.switch_off(server_id, set_by=by)
+        await before_answer(self._rules.switch_off(server_id, set_by=by))
         return f"{_OFF} Answers that are on their way go on; stop them with their button."
 
     async def text(self, server_id: int) -> str:
@@ -106,13 +107,23 @@ class Moderation:
         Raises:
             StorageError: the database does not answer.
         """
-        decided = await self._rules.of(server_id)
+        decided = await before_answer(self._rules.of(server_id))
         tokens, gpu_s = await self._gate.used_by_server(server_id)
         used = f"Used within a day: {tokens:,} tokens, {spoken_time(gpu_s)} of GPU time."
         return _fitting([*_lines(decided, server_id), "", used, *self._operators_lines(server_id)])
 
     def _alias(self, model: str | None) -> str:
         return self._catalog.resolve(model).alias if model else EVERY_MODEL
+
+    async def _alias_in_rules(self, server_id: int, model: str | None) -> str:
+        """The same, also for a model that has left the catalogue and that rules are about still."""
+        try:
+            return self._alias(model)
+        except UnknownModel:
+            typed = str(model).strip().lower()
+            if typed not in {rule.alias for rule in (await before_answer(self._rules.of(server_id))).rules}:
+                raise
+            return typed
 
     def _overruled(self, rule: Rule) -> str:
         """A warning that the operator's file says the contrary."""

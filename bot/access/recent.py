@@ -13,18 +13,17 @@ from bot.storage.usage import Scope
 
 
 class Admission:
-    """Somebody was let in: a request that counts from now until its generation has ended, or the block is left.
+    """Somebody was let in: a request that is under way from now until its generation has ended, or the block is left.
 
     Attributes:
         scopes: whose use it is.
-        generation: what answers; set by who submits. Without one the request was refused, and is not counted as asked.
+        generation: what answers; set by who submits.
     """
 
-    def __init__(self, recent: Recent, scopes: tuple[Scope, ...], at_s: float) -> None:
+    def __init__(self, recent: Recent, scopes: tuple[Scope, ...]) -> None:
         self.scopes = scopes
         self.generation: Generation | None = None
         self._recent = recent
-        self._at_s = at_s
 
     @property
     def is_under_way(self) -> bool:
@@ -37,7 +36,7 @@ class Admission:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._recent.leave(self, self._at_s)
+        self._recent.leave(self)
 
 
 class Recent:
@@ -56,23 +55,25 @@ class Recent:
         """How many requests of a scope wait or run."""
         return sum(one.is_under_way for one in self._held.get(scope, ()))
 
-    def enter(self, scopes: tuple[Scope, ...], now_s: float) -> Admission:
-        """Count a request from now on."""
+    def count(self, scopes: tuple[Scope, ...], now_s: float) -> None:
+        """Somebody has asked, whatever comes of it."""
         self._sweep(now_s)
-        admission = Admission(self, scopes, now_s)
         for scope in scopes:
             self._asked_s[scope].append(now_s)
+
+    def enter(self, scopes: tuple[Scope, ...]) -> Admission:
+        """A request is under way from now on."""
+        admission = Admission(self, scopes)
+        for scope in scopes:
             self._held[scope].add(admission)
         return admission
 
-    def leave(self, admission: Admission, at_s: float) -> None:
-        """The request is over. One that came to nothing was not asked."""
+    def leave(self, admission: Admission) -> None:
+        """The request is over."""
         for scope in admission.scopes:
             self._held[scope].discard(admission)
             if not self._held[scope]:
                 del self._held[scope]
-            if admission.generation is None and at_s in (asked := self._asked_s[scope]):
-                asked.remove(at_s)
 
     def _sweep(self, now_s: float) -> None:
         """Forget what is older than a minute, once in a while; a clock that was set back begins anew."""

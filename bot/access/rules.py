@@ -49,6 +49,16 @@ def place_allowed(rules: Iterable[Rule], asker: Asker, alias: str) -> bool | Non
     return next((one for one in said if one is not None), None)
 
 
+def require_on(server: ServerAccess) -> None:
+    """Let pass where moderators have not switched the bot off.
+
+    Raises:
+        PlaceClosed: they have.
+    """
+    if server.is_off:
+        raise PlaceClosed("I am switched off in this server. Its moderators can switch me on: `/access on`.")
+
+
 def require_access(operator: OperatorAccess, server: ServerAccess, asker: Asker, alias: str) -> None:
     """Let pass who may ask this model here.
 
@@ -56,8 +66,7 @@ def require_access(operator: OperatorAccess, server: ServerAccess, asker: Asker,
         PlaceClosed: nobody is answered here.
         AccessRefused: this person is not, or not by this model.
     """
-    if server.is_off:
-        raise PlaceClosed("I am switched off in this server. Its moderators can switch me on: `/access on`.")
+    require_on(server)
     _require(operator, server, asker, EVERY_MODEL)
     if alias != EVERY_MODEL:
         _require(operator, server, asker, alias)

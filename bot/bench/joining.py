@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from statistics import mean, median
 from typing import Any
 
 from bot.bench.work import Timeline
 from bot.chat.prompt import ask_messages
+from bot.errors import BotError
 from bot.inference.catalog import ModelSpec
-from bot.inference.engine import GenerationRequest, TextDelta
-from bot.inference.local import LocalEngine
+from bot.inference.engine import Engine, Finished, GenerationRequest, TextDelta
 
 RUNNING = 15
 _ROUNDS = 3
 _BEFORE_TOKENS = 12  # of each who runs: their speed before somebody joins
 _ANSWER_TOKENS = 64  # of who joins
-_TIMEOUT_S = 300.0
+_RESERVE_TOKENS = 48  # which those who run may have while somebody's prompt is read
+_STALL_S = 300.0  # a round may take as long as it takes on this machine, as long as tokens come
 
 # The questions, by the words that follow them. None begins like another one, or the cache would have read it already.
 _SHORT, _LONG = 0, 950
@@ -56,9 +57,16 @@ class Joining:
         return asdict(self) | {"bound_s": self.bound_s}
 
 
-async def joining(engine: LocalEngine, spec: ModelSpec) -> list[Joining]:
-    """Measure at the engine, with a short question and a long one; each is the median of some rounds."""
-    return [await _median(_Round(engine, spec, words)) for words in (_SHORT, _LONG)]
+async def joining(engine: Engine, spec: ModelSpec) -> list[Joining]:
+    """Measure at the engine, with a short question and a long one; each is the median of some rounds.
+
+    Raises:
+        BotError: no token came for `_STALL_S`, or those who run ended before the last one had joined.
+    """
+    try:
+        return [await _median(_Round(engine, spec, words)) for words in (_SHORT, _LONG)]
+    except TimeoutError:
+        raise BotError(f"No token came for {_STALL_S:.0f} s while one joined {RUNNING}.") from None
 
 
 def spoken(rows: Sequence[Joining]) -> str:
@@ -89,7 +97,7 @@ class _Asked:
 class _Round:
     """Requests with questions of one length."""
 
-    def __init__(self, engine: LocalEngine, spec: ModelSpec, words: int) -> None:
+    def __init__(self, engine: Engine, spec: ModelSpec, words: int) -> None:
         self._engine = engine
         self._spec = spec
         self._words = words
@@ -98,26 +106,29 @@ class _Round:
 
     async def joined(self, rounds: int) -> list[Joining]:
         """Have some join, one after the other, while the same fifteen run."""
-        tokens = rounds * (_BEFORE_TOKENS + _ANSWER_TOKENS + 16) + 16
-        async with asyncio.timeout(_TIMEOUT_S), AsyncExitStack() as stack:
-            others = [_Asked(Timeline(time.perf_counter())) for _ in range(RUNNING)]
-            for one in others:
-                task = asyncio.create_task(self._answer(one, 0, tokens))
-                stack.callback(task.cancel)
+        tokens = rounds * (_BEFORE_TOKENS + _ANSWER_TOKENS + _RESERVE_TOKENS)
+        others = [_Asked(Timeline(time.perf_counter())) for _ in range(RUNNING)]
+        tasks = [asyncio.create_task(self._answer(one, 0, tokens)) for one in others]
+        try:
             return [await self._one(others) for _ in range(rounds)]
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _one(self, others: Sequence[_Asked]) -> Joining:
-        begun = [len(one.timeline.tokens) for one in others]
-        while any(
-            len(one.timeline.tokens) < n + _BEFORE_TOKENS for one, n in zip(others, begun, strict=True)
-        ):
+        lines = [one.timeline for one in others]
+        begun = [one.count for one in lines]
+        while any(one.count < n + _BEFORE_TOKENS for one, n in zip(lines, begun, strict=True)):
+            _require_running(lines)
             self._grown.clear()
-            await self._grown.wait()
+            async with asyncio.timeout(_STALL_S):
+                await self._grown.wait()
         asked_s = time.perf_counter()
         newcomer = await self.ask(_ANSWER_TOKENS)
+        _require_running(lines)
         first_s, end_s = newcomer.timeline.tokens[0][0], newcomer.timeline.tokens[-1][0]
-        lines = [one.timeline for one in others]
-        before = mean(_rate(one, one.tokens[n + 2][0], asked_s) for one, n in zip(lines, begun, strict=True))
+        before = mean(_rate(one, one.since_s(n + 2), asked_s) for one, n in zip(lines, begun, strict=True))
         return Joining(
             newcomer.prompt_tokens,
             1 / before,
@@ -139,11 +150,23 @@ class _Round:
         fixed = {"max_new_tokens": tokens, "min_new_tokens": tokens, "seed": self._asked}
         sampling = self._spec.sampling.model_copy(update=fixed)
         request = GenerationRequest(self._spec, ask_messages(question), sampling)
-        async for event in self._engine.generate(request):
-            if isinstance(event, TextDelta):
-                asked.prompt_tokens = event.usage.prompt_tokens
-                asked.timeline.tokens.append((time.perf_counter(), event.usage.completion_tokens))
-                self._grown.set()
+        now_s = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(_STALL_S) as stall, aclosing(self._engine.generate(request)) as events:
+                async for event in events:
+                    stall.reschedule(now_s() + _STALL_S)
+                    if isinstance(event, TextDelta | Finished):
+                        asked.prompt_tokens = event.usage.prompt_tokens
+                        asked.timeline.note(time.perf_counter(), event.usage.completion_tokens)
+                        self._grown.set()
+        finally:
+            asked.timeline.ended = True
+            self._grown.set()
+
+
+def _require_running(timelines: Sequence[Timeline]) -> None:
+    if any(one.ended for one in timelines):
+        raise BotError(f"One of the {RUNNING} answers ended before the last one had joined.")
 
 
 def _rate(timeline: Timeline, from_s: float, to_s: float) -> float:

@@ -54,10 +54,29 @@ def arrivals_s(users: int, kind: str, within_s: float) -> list[float]:
 
 @dataclass(slots=True)
 class Timeline:
-    """When one answer's tokens were there, in seconds of one clock: (when, how many by then)."""
+    """When one answer's tokens were there, in seconds of one clock: (when, how many by then).
+
+    Several tokens may come together, and one without text, such as a special token, with the next or with the end.
+    `ended` says that no more will come, whatever the reason.
+    """
 
     asked_s: float
     tokens: list[tuple[float, int]] = field(default_factory=list)
+    ended: bool = False
+
+    def note(self, now_s: float, count: int) -> None:
+        """So many tokens are there now."""
+        if count > self.count:
+            self.tokens.append((now_s, count))
+
+    def since_s(self, count: int) -> float:
+        """When so many tokens were there, which they must be."""
+        return next(at_s for at_s, there in self.tokens if there >= count)
+
+    @property
+    def count(self) -> int:
+        """How many tokens are there."""
+        return self.tokens[-1][1] if self.tokens else 0
 
     @property
     def first_token_s(self) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+
+UNKNOWN_AUTHOR = 0  # no id of Discord's
 
 
 class Role(StrEnum):
@@ -16,7 +18,13 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation."""
+    """One message of a conversation.
+
+    Attributes:
+        author_id: who wrote the words of a question, or gave some of those of a system message; None while that is
+            whoever asks now, `UNKNOWN_AUTHOR` where it was not kept. Two messages that say the same are equal.
+    """
 
     role: Role
     content: str
+    author_id: int | None = field(default=None, compare=False)

@@ -14,6 +14,14 @@ _HELPER = "You are a helpful assistant in a chat room. Be clear and brief."
 
 Messages = tuple[ChatMessage, ...]
 
+# What a conversation keeps of what was said, the newest question included; the oldest exchanges go first. Each reply
+# keeps its whole conversation, so this also bounds what one reply takes in the database.
+HISTORY_EXCHANGES = 50
+HISTORY_CHARACTERS = 64_000
+CHARACTERS_PER_TOKEN = (
+    8  # English has about 4: what a model could still read is not dropped before it is encoded
+)
+
 
 def joke_messages(*, topic: str | None, audience: str) -> Messages:
     """The messages that ask for a joke, about `topic` if there is one."""
@@ -38,20 +46,41 @@ def said_before(messages: Sequence[ChatMessage]) -> str:
     return messages[-1].content if messages[-1].role is Role.ASSISTANT else ""
 
 
-def shorter(messages: Sequence[ChatMessage]) -> Messages | None:
-    """A conversation without its oldest exchange, for a model that cannot read so much; None if only one is left.
+def shortened(messages: Sequence[ChatMessage], sizes: Sequence[int], most: int) -> Messages:
+    """A conversation without as many of its oldest exchanges as it takes to be no larger than `most`.
 
-    What the system says stays, and so does the last question with what an answer to it may have begun with.
+    What the system says stays, and so does the last question with what an answer to it may have begun with, even if
+    they alone are larger. What the model said before the first question belongs to the oldest exchange.
+
+    Args:
+        messages: the conversation.
+        sizes: how large each message is.
+        most: the sum of sizes that is allowed.
     """
-    turns = [place for place, message in enumerate(messages) if message.role is Role.USER]
-    if len(turns) < 2:
-        return None
-    oldest = range(turns[0], turns[1])
+    questions = [place for place, message in enumerate(messages) if message.role is Role.USER]
+    left, begin = sum(sizes), 0
+    for next_question in questions[1:]:
+        if left <= most:
+            break
+        exchange = range(begin, next_question)
+        left -= sum(sizes[place] for place in exchange if messages[place].role is not Role.SYSTEM)
+        begin = next_question
     return tuple(
-        message
-        for place, message in enumerate(messages)
-        if message.role is Role.SYSTEM or not (place in oldest or place < turns[0])
+        message for place, message in enumerate(messages) if place >= begin or message.role is Role.SYSTEM
     )
+
+
+def within_history(messages: Sequence[ChatMessage], context_tokens: int) -> Messages:
+    """A conversation without its oldest exchanges where it is longer than `HISTORY_EXCHANGES`, `HISTORY_CHARACTERS` or
+    what a context of so many tokens can hold: neither what is encoded nor what is kept grows with a chain of replies.
+
+    Args:
+        messages: the conversation.
+        context_tokens: how much the model that is asked can read.
+    """
+    characters = min(HISTORY_CHARACTERS, CHARACTERS_PER_TOKEN * context_tokens)
+    fewer = shortened(messages, [one.role is Role.USER for one in messages], HISTORY_EXCHANGES)
+    return shortened(fewer, [len(one.content) for one in fewer], characters)
 
 
 def fold_system(messages: Sequence[ChatMessage]) -> Messages:

@@ -7,7 +7,7 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-from bot.errors import UsageError
+from bot.errors import BotError, UsageError
 from bot.ops.logs import configure_logging
 from bot.settings import NO_LIMITS, Settings
 
@@ -31,8 +31,16 @@ def demo(settings: Settings, *, once: str | None, port: int) -> int:
     from bot.demo.page import serve
     from bot.demo.terminal import answer_once
 
-    configure_logging("WARNING" if settings.log_level == "INFO" else settings.log_level, settings.secrets)
-    with tempfile.TemporaryDirectory(prefix="punchline-demo-") as folder:
+    level = "WARNING" if settings.log_level == "INFO" else settings.log_level
+    configure_logging(level, settings.secrets, form=settings.log_format)
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix="punchline-demo-")
+    except OSError as error:
+        raise BotError(
+            f"The demo keeps its database in a temporary folder, and none can be made ({error.strerror}): set TMPDIR "
+            "to a folder you may write to."
+        ) from None
+    with temporary as folder:
         # What is chosen in a simulated server is not for the real database, and nobody else asks there.
         own = settings.model_copy(
             update={"data_dir": Path(folder), "database_file": None, "access_file": None, **NO_LIMITS}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 from bot.inference.detokenizer import IncrementalDetokenizer
-from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.loader import LoadedModel
 from bot.inference.prompt_ids import prompt_ids
 from bot.inference.sampler import Draw
@@ -17,6 +18,7 @@ class Answer:
     Args:
         loaded: the model.
         request: what is answered.
+        stopped: nobody wants it any more once this is set.
 
     Attributes:
         draw: how its tokens are drawn.
@@ -24,11 +26,14 @@ class Answer:
 
     Raises:
         PromptTooLong: the messages leave no room for an answer.
+        EncodingStopped: `stopped` was set before the prompt was encoded.
     """
 
-    def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
+    def __init__(
+        self, loaded: LoadedModel, request: GenerationRequest, stopped: threading.Event | None = None
+    ) -> None:
         self._begun_s = time.perf_counter()
-        self._prompt_ids, self._limit = prompt_ids(loaded, request)
+        self._prompt_ids, self._limit = prompt_ids(loaded, request, stopped)
         self.draw = Draw.begin(request.params.seeded(), self._prompt_ids)
         self.finished: Finished | None = None
         self._eos = loaded.eos_token_ids
@@ -36,6 +41,11 @@ class Answer:
         self._ids: list[int] = []
         self._before = 0  # how many of them were there when it was last taken up
         self._first_token_s: float | None = None
+
+    @property
+    def reading(self) -> Reading:
+        """What the model is about to read."""
+        return Reading(self._usage())
 
     def take_up(self) -> tuple[list[int], int]:
         """The ids to be read, and how many more may be drawn: at first those of the prompt, later also its own."""
@@ -51,12 +61,18 @@ class Answer:
         text = self._detokenizer.feed(new)
         if ended:
             text += self._detokenizer.flush()
-        usage = Usage(
-            len(self._prompt_ids), len(self._ids), self._first_token_s, time.perf_counter() - self._begun_s
-        )
+        usage = self._usage()
         events: list[Event] = [TextDelta(text, usage)] if text else []
         if ended:
             at_end = bool(self._ids) and self._ids[-1] in self._eos
             self.finished = Finished(FinishReason.STOP if at_end else FinishReason.LENGTH, usage)
             events.append(self.finished)
         return events
+
+    def _usage(self) -> Usage:
+        return Usage(
+            prompt_tokens=len(self._prompt_ids),
+            completion_tokens=len(self._ids),
+            time_to_first_token_s=self._first_token_s,
+            generation_s=time.perf_counter() - self._begun_s,
+        )

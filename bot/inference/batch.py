@@ -15,9 +15,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from typing import Any
 
 from bot.inference import reading_order
@@ -36,6 +38,7 @@ PAGE_TOKENS = 32
 STEP_TOKENS = 256
 SPARING_STEP_TOKENS = 64  # the same after memory ran out
 
+_ENDED = "the batch has ended"
 _END_TIMEOUT_S = 10.0  # a thread that has failed its requests says why when it ends, right after
 
 
@@ -58,7 +61,7 @@ class Batch:
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)  # it has a handler of its own
+        logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         self._loaded = loaded
         self._draws: dict[str, Draw] = {}
         self._numbers = itertools.count()
@@ -82,6 +85,8 @@ class Batch:
                 scheduler_type=reading_order.NAME,
             ),
         )
+        self._readers = _Readers(self._manager.cancel_request)
+        self._manager.output_router = self._readers
         self._manager.logit_processor = processors(self._draws, loaded.eos_token_ids)
         use_rows()
 
@@ -114,6 +119,7 @@ class Batch:
         status.request_stop(status.HARD_STOP, self._manager.distributed_helper.global_rank)
         self._manager._wake_up_loop.set()
         self._manager.join(time.perf_counter())
+        self._readers.end()  # a request that the manager had taken in just then is lost without a word
 
     def rest(self) -> None:
         """The same, and the model gets its own attention back: somebody else may use it."""
@@ -135,13 +141,17 @@ class Batch:
             DeviceMemoryExhausted: there was not the memory; the answer can be taken up by another batch.
         """
         request_id = str(next(self._numbers))
-        outputs = _Outputs()
+        in_batch = False
         self._draws[request_id] = answer.draw
-        self._manager.register_result_handler(request_id, outputs.put)
+        outputs = self._readers.add(request_id)
         try:
             self._add(request_id, *answer.take_up())
+            in_batch = True
             while answer.finished is None:
                 output = await outputs.newest()
+                if output is None:
+                    raise self._failure(_ENDED)
+                in_batch = not output.is_finished()
                 if output.error is not None:
                     async with self._ending:  # for one after the other: it lets go of the thread in between
                         await asyncio.to_thread(self._manager.join, time.perf_counter(), _END_TIMEOUT_S)
@@ -149,19 +159,19 @@ class Batch:
                 for event in answer.grow(output.generated_tokens, ended=output.is_finished()):
                     yield event
         finally:
-            if answer.finished is None:
-                self._manager.cancel_request(request_id)
-                with self._manager.output_router._lock:
-                    self._manager.output_router.result_handlers.pop(request_id, None)
+            self._readers.remove(request_id)
             self._draws.pop(request_id, None)
+            if in_batch and self._manager.is_running():
+                self._manager.cancel_request(request_id)
 
     def _add(self, request_id: str, ids: list[int], limit: int) -> None:
         eos = list(self._loaded.eos_token_ids)
         added = self._manager.add_request(
             ids, request_id=request_id, max_new_tokens=limit, streaming=True, eos_token_id=eos
         )
-        if added is None:
-            raise self._failure("the batch has ended")
+        # Asked once more: its thread may have failed everybody it knew of just before this one was added.
+        if added is None or self._manager.background_thread_status.can_accept_new_requests() is not None:
+            raise self._failure(_ENDED)
 
     def _failure(self, said: str) -> Exception:
         """What a failed request raises: the thread's own reason where it has died."""
@@ -175,20 +185,103 @@ class _Outputs:
     """What the batch's thread says of one request, on the event loop."""
 
     def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self._all: deque[Any] = deque()
         self._arrived = asyncio.Event()
 
     def put(self, output: Any) -> None:
-        """Called by the manager."""
+        """Called on the event loop."""
         self._all.append(output)
         self._arrived.set()
 
     async def newest(self) -> Any:
-        """The newest, which has all tokens so far; a failure, which may have none, only when it is the next."""
+        """The newest, which has all tokens so far; a failure, which may have none, only when it is the next.
+
+        None says that the batch has ended, and nothing will come any more.
+        """
         while not self._all:
             self._arrived.clear()
             await self._arrived.wait()
         output = self._all.popleft()
-        while output.error is None and self._all and self._all[0].error is None:
+        while output is not None and output.error is None and self._all:
+            if self._all[0] is None or self._all[0].error is not None:
+                break
             output = self._all.popleft()
         return output
+
+
+class _Readers:
+    """Who reads the outputs of which request. Takes the place of transformers' `OutputRouter`.
+
+    The original puts outputs that nobody reads into a queue, for callers that poll. Here nobody polls: what came for a
+    stopped request stayed there for as long as the model did. This one drops such outputs.
+
+    Args:
+        cancel: takes a request out of the batch.
+    """
+
+    def __init__(self, cancel: Callable[[str], None]) -> None:
+        self._cancel = cancel
+        self._lock = threading.Lock()
+        self._all: dict[str, _Outputs] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def add(self, request_id: str) -> _Outputs:
+        """Take what comes for a request to the running event loop."""
+        outputs = _Outputs()
+        with self._lock:
+            self._all[request_id] = outputs
+        return outputs
+
+    def remove(self, request_id: str) -> None:
+        """Nobody reads what still comes for a request."""
+        with self._lock:
+            self._all.pop(request_id, None)
+
+    def end(self) -> None:
+        """Tell everybody who still reads that nothing will come."""
+        with self._lock:
+            readers = list(self._all.values())
+        _put_all([(one, None) for one in readers])
+
+    # What the manager's thread calls:
+
+    def deliver(self, output: Any) -> None:
+        """One output."""
+        self.deliver_batch([output])
+
+    def deliver_batch(self, outputs: list[Any]) -> None:
+        """The outputs of one step."""
+        with self._lock:
+            found = [(self._all.get(output.request_id), output) for output in outputs]
+        _put_all([(reader, output) for reader, output in found if reader is not None])
+        for reader, output in found:
+            if reader is None and not output.is_finished():
+                # It was stopped after this output was made, or it was stopped so early that the manager took in the
+                # cancellation before the request, and forgot it.
+                self._cancel(output.request_id)
+
+    def fail_and_deliver(self, state: Any, error: Exception) -> None:
+        """A request has failed."""
+        from transformers.generation.continuous_batching.requests import RequestStatus
+
+        state.status = RequestStatus.FAILED
+        state.error = str(error)
+        self.deliver(state.to_generation_output())
+
+
+def _put_all(outputs: list[tuple[_Outputs, Any]]) -> None:
+    """Hand outputs over to the event loops of their readers, waking each loop once."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Outputs, Any]]] = {}
+    for reader, output in outputs:
+        by_loop.setdefault(reader.loop, []).append((reader, output))
+
+    def put(given: list[tuple[_Outputs, Any]]) -> None:
+        for reader, output in given:
+            reader.put(output)
+
+    for loop, given in by_loop.items():
+        with suppress(RuntimeError):  # the loop was closed; nobody reads
+            loop.call_soon_threadsafe(put, given)

@@ -51,7 +51,8 @@ class Batches:
             PromptTooLong: the messages leave no room for an answer.
         """
         if is_batchable(type(loaded.model)):
-            answer = await asyncio.to_thread(Answer, loaded, request)
+            answer = await _begun(loaded, request)
+            yield answer.reading
             for last in (False, True):
                 batch = await self._running(loaded)
                 try:
@@ -67,7 +68,7 @@ class Batches:
             return
 
         def work(emit: Emit[Event], stopped: threading.Event) -> None:
-            run = Run(loaded, request)
+            run = Run(loaded, request, stopped)
             try:
                 run.run(emit, stopped)
             except DeviceMemoryExhausted:
@@ -125,3 +126,17 @@ class Batches:
                     return found
 
             return await in_own_thread(change, timeout_s=CHANGE_TIMEOUT_S)
+
+
+async def _begun(loaded: LoadedModel, request: GenerationRequest) -> Answer:
+    """An answer that can be taken up: its prompt is encoded, on a thread that ends with that. Cancelling stops it.
+
+    Raises:
+        PromptTooLong: the messages leave no room for an answer.
+    """
+
+    def work(emit: Emit[Answer], stopped: threading.Event) -> None:
+        emit(Answer(loaded, request, stopped))
+
+    async with aclosing(in_thread(OneShotThread("prompt"), work)) as found:
+        return await anext(found)

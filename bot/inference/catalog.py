@@ -11,7 +11,8 @@ import re
 import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -23,6 +24,7 @@ EMBEDDED = "embedded"
 
 _KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""  # one part of a TOML key, bare or quoted
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+_REPOSITORY = r"^[\w.-]+/[\w.-]+$"
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -48,6 +50,21 @@ class SamplingParams(BaseModel):
         return self if self.seed is not None else self.model_copy(update={"seed": secrets.randbits(32)})
 
 
+@dataclass(frozen=True, slots=True)
+class ModelKey:
+    """The identity of a model in memory: two catalogue entries with the same key are answered by the same weights.
+
+    The alias, the description, the sampling and `enable_thinking` are not part of it: they may differ from one request
+    to the next.
+    """
+
+    repository: str | None
+    source: str | None
+    revision: str | None  # None for a local source, which has no revisions
+    quantization: str
+    context_tokens: int
+
+
 class ModelSpec(BaseModel):
     """One entry of the catalogue: exactly one of `repository` (on the Hub) and `source`.
 
@@ -57,7 +74,7 @@ class ModelSpec(BaseModel):
     model_config = _STRICT
 
     alias: str
-    repository: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")] | None = None
+    repository: Annotated[str, Field(pattern=_REPOSITORY)] | None = None
     source: Annotated[str, Field(min_length=1)] | None = None
     revision: str = Field("main", min_length=1)
     quantization: Literal["nf4", "none"] = "nf4"
@@ -75,14 +92,26 @@ class ModelSpec(BaseModel):
         return self
 
     @property
-    def identity(self) -> ModelSpec:
-        """What a model in memory is known by: the same, however its answers are drawn."""
-        return self.model_copy(update={"sampling": SamplingParams()})
+    def key(self) -> ModelKey:
+        """What a model in memory is known by. Compare keys, not entries, to ask whether it is the same model."""
+        revision = None if self.repository is None else self.revision
+        return ModelKey(self.repository, self.source, revision, self.quantization, self.context_tokens)
 
     @property
     def place(self) -> str:
-        """Where the files come from, for people."""
+        """Where the files come from; a local folder's path is the operator's business, see `place_for_people`."""
         return self.repository or self.source or ""
+
+    @property
+    def shown_place(self) -> str:
+        """Where the files come from, for people."""
+        return place_for_people(self.place)
+
+
+def place_for_people(place: str) -> str:
+    """A repository, or the name of a local folder without the way to it."""
+    is_repository = re.fullmatch(_REPOSITORY, place) is not None
+    return place if is_repository or place == EMBEDDED else PurePath(place).name or "a local folder"
 
 
 class ModelCatalog(Mapping[str, ModelSpec]):
@@ -135,7 +164,7 @@ class ModelCatalog(Mapping[str, ModelSpec]):
         by_rest = [
             spec
             for spec in self._specs.values()
-            if needle not in spec.alias and needle in f"{spec.description} {spec.place}".casefold()
+            if needle not in spec.alias and needle in f"{spec.description} {spec.shown_place}".casefold()
         ]
         return (by_alias + by_rest)[:limit]
 

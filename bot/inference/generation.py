@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
 from bot import trace
 from bot.errors import BotError
-from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.observer import UNOBSERVED, Observer
 
 
@@ -24,7 +26,7 @@ class Generation:
             was being fetched or loaded.
         asked_s: when it was submitted, by the queue's clock.
         begun_s: when it had its turn, by the same; None while it waits.
-        usage: the numbers so far.
+        usage: the numbers so far; those of the prompt from when the model begins with it.
         trace: what it belongs to in the log.
     """
 
@@ -50,6 +52,10 @@ class Generation:
         self._on_leave = on_leave
         self._observer = observer
         self._drained = False
+        self._from_before = 0  # events from before its turn that the reader has not taken yet
+        self._reads_since_s: float | None = (
+            None  # when the model began with the prompt, by `time.perf_counter`
+        )
 
     @property
     def person(self) -> Hashable:
@@ -86,6 +92,17 @@ class Generation:
         """Have `news` return: something else is to be looked at."""
         self._woken.set()
 
+    def begin(self, now_s: float) -> None:
+        """It has its turn at this time; for the queue. The reader is woken."""
+        self.begun_s = now_s
+        self._from_before = self._events.qsize()
+        self._woken.set()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has had its turn, and the reader has taken every event from before that."""
+        return self.begun_s is not None and not self._from_before
+
     def cancel(self, error: BotError | None = None) -> None:
         """Stop it, waiting or running; does nothing once it has finished. With an error, that is how it ended."""
         self._on_cancel(self, error)
@@ -95,6 +112,11 @@ class Generation:
         if self.finished is not None:
             return
         self._observer.happened(self, event)
+        if isinstance(event, Reading):
+            self.usage = event.usage
+            if self._reads_since_s is None:
+                self._reads_since_s = time.perf_counter() - event.usage.generation_s
+            return
         if isinstance(event, TextDelta):
             self.usage = event.usage
         if isinstance(event, Finished):
@@ -103,9 +125,14 @@ class Generation:
         self._woken.set()
 
     def ending(self, reason: FinishReason, error: BotError | None = None) -> Finished:
-        """An end that does not come from the engine, with the numbers so far; for the queue."""
-        return Finished(reason, self.usage, error)
+        """An end that does not come from the engine, with the numbers up to now; for the queue."""
+        usage = self.usage
+        if self._reads_since_s is not None:  # the model was at work since its last event, too
+            used_s = time.perf_counter() - self._reads_since_s
+            usage = replace(usage, generation_s=max(usage.generation_s, used_s))
+        return Finished(reason, usage, error)
 
     def _taken(self, event: Event) -> Event:
         self._drained = isinstance(event, Finished)
+        self._from_before = max(0, self._from_before - 1)
         return event

@@ -94,13 +94,42 @@ def size_bytes(spec: ModelSpec, token: str | None) -> int:
     Raises:
         ModelUnavailable: the Hub does not say.
     """
+    return sum(file.size_bytes for file in _files(spec, token).values())
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file of a revision. `blob` is the name of its content in the cache, which revisions share where it is the same;
+    None where the Hub does not say."""
+
+    size_bytes: int
+    blob: str | None
+
+
+def _files(spec: ModelSpec, token: str | None) -> dict[str, _File]:
+    """The files of the model's revision that a fetch brings, by path.
+
+    Raises:
+        ModelUnavailable: the Hub does not say.
+    """
     with explained(spec):
         tree = HfApi(token=token or False).list_repo_tree(
             spec.repository or "", revision=spec.revision, recursive=True
         )
-        files = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
-    wanted = filter_repo_objects(files, allow_patterns=WANTED, ignore_patterns=UNWANTED)
-    return sum(files[path] for path in wanted)
+        return _wanted(
+            {
+                entry.path: _File(entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+                for entry in tree
+                if isinstance(entry, RepoFile)
+            }
+        )
+
+
+def _wanted(files: dict[str, _File]) -> dict[str, _File]:
+    return {
+        path: files[path]
+        for path in filter_repo_objects(files, allow_patterns=WANTED, ignore_patterns=UNWANTED)
+    }
 
 
 def peek(spec: ModelSpec, token: str | None) -> Peeked:
@@ -116,8 +145,12 @@ def peek(spec: ModelSpec, token: str | None) -> Peeked:
         info = api.model_info(
             repository, revision=spec.revision, timeout=REQUEST_TIMEOUT_S, files_metadata=True
         )
-        sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-        wanted = list(filter_repo_objects(sizes, allow_patterns=WANTED, ignore_patterns=UNWANTED))
+        wanted = _wanted(
+            {
+                file.rfilename: _File(file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id)
+                for file in info.siblings or []
+            }
+        )
         small = [name for name in wanted if not name.endswith(".safetensors")]
         if "config.json" not in small or len(small) == len(wanted):
             raise no_safetensors(spec.alias)
@@ -135,8 +168,7 @@ def peek(spec: ModelSpec, token: str | None) -> Peeked:
         headers: dict[str, TensorHeader] = {}
         for shard in shards:
             headers |= _remote_headers(api, spec, shard)
-        missing_bytes = max(0, sum(sizes[name] for name in wanted) - _present_bytes(spec))
-    return Peeked(folder, headers, missing_bytes)
+    return Peeked(folder, headers, _missing_bytes(spec, wanted))
 
 
 def _remote_headers(api: HfApi, spec: ModelSpec, shard: str) -> Headers:
@@ -169,7 +201,8 @@ def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
     Raises:
         ModelUnavailable: it cannot be had, with the reason and the fix.
     """
-    total_bytes = size_bytes(spec, token)
+    files = _files(spec, token)
+    total_bytes = sum(file.size_bytes for file in files.values())
     step = f"downloading {spec.alias}"
     furthest = 0.0
 
@@ -188,8 +221,9 @@ def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
                 report(step, furthest)
 
     with explained(spec):
-        present_bytes = _present_bytes(spec)
-        _require_space(spec, total_bytes - present_bytes, total_bytes)
+        missing_bytes = _missing_bytes(spec, files)
+        present_bytes = total_bytes - missing_bytes
+        _require_space(spec, missing_bytes, total_bytes)
         report(step, 0.0)
         folder = snapshot_download(
             spec.repository or "",
@@ -203,10 +237,12 @@ def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
     return Path(folder)
 
 
-def _present_bytes(spec: ModelSpec) -> int:
-    """What the cache holds of the model already, begun files included."""
+def _missing_bytes(spec: ModelSpec, files: dict[str, _File]) -> int:
+    """What a fetch of these files would still bring. Files of other revisions do not count, nor do files that were
+    begun and not finished: the Hub's client begins them anew."""
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{(spec.repository or '').replace('/', '--')}" / "blobs"
-    return sum(blob.stat().st_size for blob in blobs.iterdir()) if blobs.is_dir() else 0
+    missing = (file for file in files.values() if file.blob is None or not (blobs / file.blob).is_file())
+    return sum(file.size_bytes for file in missing)
 
 
 def _require_space(spec: ModelSpec, missing_bytes: int, total_bytes: int) -> None:
@@ -263,7 +299,8 @@ def explained(spec: ModelSpec) -> Iterator[None]:
             ) from error
         raise ModelUnavailable(
             f"{spec.alias} cannot be kept in {constants.HF_HUB_CACHE} ({error.strerror}): check the folder's "
-            "rights, or move the cache with HF_HOME."
+            "rights, or move the cache with HF_HOME.",
+            for_people=f"{spec.alias} cannot be kept on the bot's disk. Please tell the bot's operator.",
         ) from error
 
 

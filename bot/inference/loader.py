@@ -40,8 +40,9 @@ log = logging.getLogger(__name__)
 class LoadedModel:
     """A model in memory, with what is needed to talk to it.
 
-    `eos_token_ids` are all the ids that end an answer; some models have several. `context_tokens` is the
-    smaller of what the catalogue allows and what the model was built for.
+    `spec` is the entry that it was loaded by; requests may come by others with the same key. `eos_token_ids` are all
+    the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
+    and what the model was built for.
     """
 
     spec: ModelSpec
@@ -51,25 +52,31 @@ class LoadedModel:
     eos_token_ids: tuple[int, ...]
     context_tokens: int
 
-    def encode(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def encode(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
         """The messages as the ids that the model continues, in the form its template takes.
+
+        `entry` is the request's, which may switch thinking otherwise than the one that the model was loaded by.
 
         Where the last one is the assistant's, the model goes on with it: its words stand behind the template's
         beginning of an answer, just as when the model wrote them.
         """
         if len(messages) > 1 and messages[-1].role is Role.ASSISTANT:
             said = self.tokenizer(messages[-1].content, add_special_tokens=False)["input_ids"]
-            return [*self.encode(messages[:-1]), *said]
+            return [*self.encode(messages[:-1], entry), *said]
         if self.traits is None:
             return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
         adapted = chat_template.adapt(messages, self.traits)
-        thinking = self.spec.enable_thinking
+        thinking = (entry or self.spec).enable_thinking
         switches: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         text = self.tokenizer.apply_chat_template(
             chat_template.as_dicts(adapted), tokenize=False, add_generation_prompt=True, **switches
         )
         # The template writes the special tokens itself: adding them again would double the first one.
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def count(self, text: str) -> int:
+        """How many tokens a text is, without what a template adds."""
+        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Ids to text, special tokens left out, spaces as the model wrote them."""
@@ -136,7 +143,8 @@ class ModelLoader:
             folder = Path(spec.source).expanduser()
             if not (folder / "config.json").is_file():
                 raise ModelUnavailable(
-                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue."
+                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue.",
+                    for_people=f"{spec.alias} is not where the catalogue says. Please tell the bot's operator.",
                 )
             return folder
         from bot.inference import hub

@@ -6,13 +6,14 @@ Which threads enter OpenMP is watched (`batches.py`): on the CPU two of them hal
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Collection, Iterable
+import time
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
-from bot.errors import OutOfMemory
+from bot.errors import OutOfMemory, PromptTooLong
 from bot.inference.batches import Batches
-from bot.inference.catalog import ModelSpec
-from bot.inference.engine import Event, GenerationRequest, Loading, Report
+from bot.inference.catalog import ModelKey, ModelSpec
+from bot.inference.engine import Event, GenerationRequest, Loading, Reading, Report, Usage
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
 from bot.inference.observer import UNOBSERVED, Observer
@@ -30,7 +31,7 @@ class LocalEngine:
 
     Args:
         loader: fetches and loads.
-        budget_bytes, pinned, unload_idle_after_s: the pool's, see there.
+        budget_bytes, unload_idle_after_s: the pool's, see there.
         batch_requests: how many requests for one model are answered at a time.
         observer: who looks on.
     """
@@ -40,7 +41,6 @@ class LocalEngine:
         loader: ModelLoader,
         *,
         budget_bytes: int | None = None,
-        pinned: Collection[str] = (),
         unload_idle_after_s: float | None = None,
         batch_requests: int = 16,
         observer: Observer = UNOBSERVED,
@@ -50,7 +50,6 @@ class LocalEngine:
         self.pool = ModelPool(
             loader,
             budget_bytes=budget_bytes,
-            pinned=pinned,
             unload_idle_after_s=unload_idle_after_s,
             closing=self._batches.close,
             observer=observer,
@@ -65,20 +64,27 @@ class LocalEngine:
         return self.pool.ready(model)
 
     def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
-        """See `Engine.joins`: one model answers at a time."""
-        return all(one.identity == model.identity for one in running)
+        """See `Engine.joins`: one model answers at a time, and one that cannot be batched answers one request."""
+        others = list(running)
+        if not others:
+            return True
+        return all(one.key == model.key for one in others) and self.pool.batches(model)
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.fetch`."""
         await self.pool.fetch(model, report)
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """See `Engine.victims`."""
         return self.pool.victims(model)
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
         """See `Engine.unload`."""
         self.pool.unload(models)
+
+    def pin(self, models: Iterable[ModelSpec]) -> None:
+        """See `Engine.pin`."""
+        self.pool.pin(models)
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.load`."""
@@ -93,6 +99,7 @@ class LocalEngine:
 
         Raises:
             OutOfMemory: there was not the memory, with others unloaded either.
+            PromptTooLong: the messages leave no room for an answer; what it took to find out has been told.
         """
         if not self.ready(request.model):
             yield Loading(request.model.alias, None)
@@ -100,10 +107,14 @@ class LocalEngine:
             await self.load(request.model, lambda _: None)
             yield Loading(request.model.alias, 1.0)
         with self.pool.lease(request.model) as loaded:
+            begun_s = time.perf_counter()
             try:
                 async with aclosing(self._batches.generate(loaded, request)) as events:
                     async for event in events:
                         yield event
+            except PromptTooLong as error:
+                yield Reading(Usage(error.tokens, generation_s=time.perf_counter() - begun_s))
+                raise
             except DeviceMemoryExhausted:
                 raise OutOfMemory(
                     f"There was not enough memory for this answer of {request.model.alias}. Please shorten the "

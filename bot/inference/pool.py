@@ -10,14 +10,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bot.errors import ModelUnavailable
 from bot.inference.anatomy import examine
-from bot.inference.catalog import ModelSpec
+from bot.inference.batch import is_batchable
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.device import budget_bytes, free_memory
 from bot.inference.engine import Loading, Report
 from bot.inference.loader import LoadedModel, ModelLoader
@@ -39,8 +40,14 @@ def footprint(folder: Path, spec: ModelSpec) -> Footprint:
 
 @dataclass(slots=True)
 class _Place:
-    """A model in memory; `idle_since_s` counts while nobody uses it."""
+    """A model in memory.
 
+    Attributes:
+        spec: the entry that it was used by last, under whose alias it is reported.
+        idle_since_s: counts while nobody uses it.
+    """
+
+    spec: ModelSpec
     loaded: LoadedModel
     footprint: Footprint
     idle_since_s: float
@@ -55,7 +62,6 @@ class ModelPool:
         loader: fetches and loads.
         budget_bytes: what all models together may take; None for what the device has free when the first model
             is fetched, less a margin.
-        pinned: aliases that are not unloaded for others, nor when they are idle.
         unload_idle_after_s: how long a model stays that nobody uses; None for as long as there is room.
         measure: what a model will need, from its files.
         closing: called for each model before its memory is given back, on the thread that does that.
@@ -67,7 +73,6 @@ class ModelPool:
         loader: ModelLoader,
         *,
         budget_bytes: int | None = None,
-        pinned: Collection[str] = (),
         unload_idle_after_s: float | None = None,
         measure: Measure = footprint,
         closing: Callable[[LoadedModel], None] = lambda _: None,
@@ -75,58 +80,70 @@ class ModelPool:
     ) -> None:
         self._loader = loader
         self._budget_bytes = budget_bytes
-        self._pinned = frozenset(pinned)
+        self._pinned: frozenset[ModelKey] = frozenset()
         self._unload_idle_after_s = unload_idle_after_s
         self._measure = measure
         self._closing = closing
         self._observer = observer
-        self._places: dict[ModelSpec, _Place] = {}
+        self._places: dict[ModelKey, _Place] = {}
         self._unloaded: list[LoadedModel] = []
-        self._needs: dict[ModelSpec, Footprint] = {}
+        self._needs: dict[ModelKey, Footprint] = {}
         self._loading = asyncio.Lock()
         self._released = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def ready(self, spec: ModelSpec) -> bool:
         """Whether the model is in memory."""
-        return spec.identity in self._places
+        return spec.key in self._places
+
+    def batches(self, spec: ModelSpec) -> bool:
+        """Whether a model in memory can answer several requests together; no for one that is not there."""
+        place = self._places.get(spec.key)
+        return place is not None and is_batchable(type(place.loaded.model))
+
+    def pin(self, specs: Iterable[ModelSpec]) -> None:
+        """Unload these models neither for others nor when they are idle; all others may go from now on."""
+        self._pinned = frozenset(spec.key for spec in specs)
+        for key in self._places:
+            self._arm(key)
+        self._released.set()
 
     async def fetch(self, spec: ModelSpec, report: Report) -> None:
         """Bring the files here and measure what the model needs; see `Engine.fetch`."""
-        if spec.identity in self._needs and self.ready(spec):
+        if spec.key in self._needs and self.ready(spec):
             return
 
         def work(emit: Emit[Loading], stopped: threading.Event) -> None:
             folder = self._loader.fetch(spec, _telling(spec, emit, stopped))
             if self._budget_bytes is None:
                 self._budget_bytes = budget_bytes()
-            self._needs[spec.identity] = self._measure(folder, spec)
+            self._needs[spec.key] = self._measure(folder, spec)
 
         await self._reported(work, report, "fetch")
 
-    def victims(self, spec: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, spec: ModelSpec) -> tuple[ModelKey, ...] | None:
         """Who must go for a fetched model; see `Engine.victims`."""
-        need_bytes, budget_bytes = self._needs[spec.identity].total_bytes, self._budget_bytes or 0
-        pinned = [p for p in self._places.values() if self._is_pinned(p.loaded.spec)]
+        need_bytes, budget_bytes = self._needs[spec.key].total_bytes, self._budget_bytes or 0
+        pinned = [place for key, place in self._places.items() if key in self._pinned]
         pinned_bytes = sum(place.footprint.total_bytes for place in pinned)
         if need_bytes > budget_bytes - pinned_bytes:
-            raise _too_big(spec, need_bytes, budget_bytes, [place.loaded.spec.alias for place in pinned])
+            raise _too_big(spec, need_bytes, budget_bytes, [place.spec.alias for place in pinned])
         excess = need_bytes + sum(p.footprint.total_bytes for p in self._places.values()) - budget_bytes
-        chosen: list[ModelSpec] = []
-        for place in self._idle():
+        chosen: list[ModelKey] = []
+        for key in self._idle():
             if excess <= 0:
                 break
-            chosen.append(place.loaded.spec)
-            excess -= place.footprint.total_bytes
+            chosen.append(key)
+            excess -= self._places[key].footprint.total_bytes
         return tuple(chosen) if excess <= 0 else None
 
-    def unload(self, specs: Iterable[ModelSpec]) -> None:
+    def unload(self, keys: Iterable[ModelKey]) -> None:
         """Take models out of service; their memory is given back by whatever load or unload comes next."""
-        for spec in specs:
-            place = self._places.pop(spec.identity)
+        for key in keys:
+            place = self._places.pop(key)
             if place.timer is not None:
                 place.timer.cancel()
-            log.info("unloading %s", spec.alias)
+            log.info("unloading %s", place.spec.alias)
             self._unloaded.append(place.loaded)
 
     async def load(self, spec: ModelSpec, report: Report) -> None:
@@ -143,31 +160,32 @@ class ModelPool:
     @contextmanager
     def lease(self, spec: ModelSpec) -> Iterator[LoadedModel]:
         """A model in memory, which stays there until the block is left."""
-        place = self._places[spec.identity]
+        place = self._places[spec.key]
         place.users += 1
+        place.spec = spec
         if place.timer is not None:
             place.timer.cancel()
         try:
             yield place.loaded
         finally:
             place.users -= 1
-            self._rest(place)
+            self._rest(spec.key, place)
 
     async def unload_idle(self) -> None:
         """Unload whatever nobody uses and is not pinned, and give its memory back."""
-        await self._unload([place.loaded.spec for place in self._idle()], always=True)
+        await self._unload(self._idle(), always=True)
 
     def report(self) -> MemoryReport:
         """What is in memory now."""
         now_s = time.monotonic()
         residents = tuple(
             Resident(
-                alias=place.loaded.spec.alias,
+                alias=place.spec.alias,
                 footprint=place.footprint,
-                pinned=self._is_pinned(place.loaded.spec),
+                pinned=key in self._pinned,
                 idle_s=None if place.users else now_s - place.idle_since_s,
             )
-            for place in self._places.values()
+            for key, place in self._places.items()
         )
         return MemoryReport(self._budget_bytes or 0, residents)
 
@@ -175,35 +193,42 @@ class ModelPool:
         """Let go of everything."""
         for task in self._tasks:
             task.cancel()
-        await self._unload([place.loaded.spec for place in self._places.values()])
+        await self._unload(list(self._places))
 
-    def _is_pinned(self, spec: ModelSpec) -> bool:
-        return spec.alias in self._pinned
-
-    def _idle(self) -> list[_Place]:
+    def _idle(self) -> list[ModelKey]:
         """What may be unloaded, the least recently used first."""
-        idle = (p for p in self._places.values() if not p.users and not self._is_pinned(p.loaded.spec))
-        return sorted(idle, key=lambda place: place.idle_since_s)
+        idle = (key for key, place in self._places.items() if not place.users and key not in self._pinned)
+        return sorted(idle, key=lambda key: self._places[key].idle_since_s)
 
-    def _rest(self, place: _Place) -> None:
+    def _rest(self, key: ModelKey, place: _Place) -> None:
         """Nobody may be using it now: it can go, and will some time."""
         if place.users:
             return
         place.idle_since_s = time.monotonic()
         self._released.set()
-        spec = place.loaded.spec
-        if self._unload_idle_after_s is not None and not self._is_pinned(spec) and self.ready(spec):
-            loop = asyncio.get_running_loop()
-            place.timer = loop.call_later(self._unload_idle_after_s, self._unload_later, spec)
+        if self._places.get(key) is place:
+            self._arm(key)
 
-    def _unload_later(self, spec: ModelSpec) -> None:
-        task = asyncio.get_running_loop().create_task(self._unload([spec]))
+    def _arm(self, key: ModelKey) -> None:
+        """Set the timer of a model that is to go when nobody has used it for long enough, and clear any other's."""
+        place = self._places[key]
+        if place.timer is not None:
+            place.timer.cancel()
+            place.timer = None
+        if self._unload_idle_after_s is None or place.users or key in self._pinned:
+            return
+        left_s = max(0.0, self._unload_idle_after_s - (time.monotonic() - place.idle_since_s))
+        place.timer = asyncio.get_running_loop().call_later(left_s, self._unload_later, key)
+
+    def _unload_later(self, key: ModelKey) -> None:
+        self.unload([key])  # at once: until a task runs, somebody could begin to use it
+        task = asyncio.get_running_loop().create_task(self._unload([]))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _unload(self, specs: list[ModelSpec], *, always: bool = False) -> None:
+    async def _unload(self, keys: list[ModelKey], *, always: bool = False) -> None:
         """Unload; with `always`, what the device keeps for later is given back even if there was nothing."""
-        self.unload([spec for spec in specs if self.ready(spec)])
+        self.unload([key for key in keys if key in self._places])
         if self._unloaded or always:
             unloaded = self._handed_over()
             await self._reported(lambda *_: self._let_go(unloaded), lambda _: None, "unload")
@@ -230,9 +255,9 @@ class ModelPool:
         with self._timed(spec):
             await self._reported(work, report, "load")
         loaded = got.pop()
-        place = _Place(loaded, loaded.measured(self._needs[spec.identity]), time.monotonic())
-        self._places[spec.identity] = place
-        self._rest(place)
+        place = _Place(spec, loaded, loaded.measured(self._needs[spec.key]), time.monotonic())
+        self._places[spec.key] = place
+        self._rest(spec.key, place)
 
     @contextmanager
     def _timed(self, spec: ModelSpec) -> Iterator[None]:

@@ -14,12 +14,13 @@ import asyncio
 import contextvars
 import logging
 from contextlib import aclosing, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
 from bot import trace
 from bot.errors import BotError, QueueFull, ShuttingDown, Unexpected
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import Engine, Event, Finished, FinishReason, GenerationRequest, Loading, Queued
 from bot.inference.estimate import Estimates, Told
 from bot.inference.generation import Generation
@@ -182,12 +183,12 @@ class InferenceQueue:
     def _may_start(self, running: list[ModelSpec], one: Generation) -> bool:
         return self._engine.ready(one.request.model) and self._engine.joins(one.request.model, running)
 
-    def _may_unload(self, victims: tuple[ModelSpec, ...]) -> bool:
+    def _may_unload(self, victims: tuple[ModelKey, ...]) -> bool:
         """Whether these models may go: not when one of them has just been given its turn, and not while others have
         use for them, unless somebody has been overtaken so often that nobody may pass any more."""
-        if any(one.request.model in victims for one in self._running if one.finished is None):
+        if any(one.request.model.key in victims for one in self._running if one.finished is None):
             return False
-        needed = any(one.request.model in victims for one in self._waiting)
+        needed = any(one.request.model.key in victims for one in self._waiting)
         return not needed or any(one.overtaken >= self._overtaking_limit for one in self._waiting)
 
     def _start(self, generation: Generation) -> None:
@@ -199,7 +200,7 @@ class InferenceQueue:
 
     async def _run(self, generation: Generation) -> Finished:
         """Have the engine answer; returns how it ended, when the engine has let go."""
-        generation.begun_s = self._estimates.clock()
+        generation.begin(self._estimates.clock())
         ending: Finished | None = None
         try:
             async with aclosing(self._engine.generate(generation.request)) as events:
@@ -234,7 +235,7 @@ class InferenceQueue:
 
     def _fail(self, model: ModelSpec, error: BotError) -> None:
         """A model cannot be had: everybody who waits for it hears why."""
-        for generation in [one for one in self._waiting if one.request.model == model]:
+        for generation in [one for one in self._waiting if one.request.model.key == model.key]:
             self._end(generation, error)
 
     def _end(self, generation: Generation, error: BotError | None = None) -> None:
@@ -274,16 +275,21 @@ class InferenceQueue:
     def _tell_loading(self, model: ModelSpec, event: Loading) -> None:
         """All who wait for a model hear how far it is; they have the time of a load for that."""
         for generation in self._waiting:
-            if generation.request.model == model:
+            if generation.request.model.key == model.key:
                 if self._told.get(generation) != _LOADING:
                     self._told[generation] = _LOADING
                     self._timers.set(generation, self.load_timeout_s, self._load_expired)
-                generation.put(event)
+                generation.put(replace(event, model=generation.request.model.alias))
 
     def _tell_all(self) -> None:
         """Everybody hears what is new to them: a position, another wait, or that their model is on its way."""
         waits_s = self._estimates.waits_s(
-            self._running, self._waiting, self._slots, self._preparations.arrival, self._overtaking_limit
+            self._running,
+            self._waiting,
+            self._slots,
+            self._preparations.arrival,
+            self._overtaking_limit,
+            self._engine.joins,
         )
         waits = dict(zip(self._waiting, waits_s, strict=True))
         for position, generation in enumerate(fair_order(self._waiting, self._running), start=1):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.inference.detokenizer import IncrementalDetokenizer
 from bot.inference.device import is_out_of_memory
-from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.loader import LoadedModel
 from bot.inference.prompt_ids import prompt_ids
 from bot.inference.threads import Emit
@@ -35,12 +35,15 @@ class Run:
 
     Raises:
         PromptTooLong: the messages leave no room for an answer.
+        EncodingStopped: `stopped` was set before the prompt was encoded.
     """
 
-    def __init__(self, loaded: LoadedModel, request: GenerationRequest) -> None:
+    def __init__(
+        self, loaded: LoadedModel, request: GenerationRequest, stopped: threading.Event | None = None
+    ) -> None:
         self._loaded = loaded
         self._params = request.params
-        self._prompt_ids, self._limit = prompt_ids(loaded, request)
+        self._prompt_ids, self._limit = prompt_ids(loaded, request, stopped)
         self._ids: list[int] = []  # the answer so far
         self._detokenizer = IncrementalDetokenizer(loaded.decode)
         self._first_token_s: float | None = None
@@ -62,6 +65,7 @@ class Run:
         if not self._ids:
             torch.manual_seed(self._params.seed if self._params.seed is not None else secrets.randbits(63))
             self._begun_s = time.perf_counter()
+            emit(Reading(self._usage()))
         self._emit, self._stopped = emit, stopped
         model: Any = self._loaded.model  # its class is chosen by the checkpoint
         with torch.inference_mode(), _exhaustion_told():

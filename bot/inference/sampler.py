@@ -94,8 +94,12 @@ def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
     places = torch.arange(likeliest.shape[-1], device=device)
     shares = (likeliest / temperature).masked_fill(places >= top_k, _NEVER).softmax(dim=-1)
     before = shares.cumsum(dim=-1) - shares
-    up_to = shares.masked_fill(before >= top_p, 0.0).cumsum(dim=-1)
-    place = (up_to <= chance * up_to[:, -1:]).sum(dim=-1, keepdim=True).clamp(max=likeliest.shape[-1] - 1)
+    possible = shares.masked_fill(before >= top_p, 0.0)
+    up_to = possible.cumsum(dim=-1)
+    # `chance` is less than 1, but in float32 it, or its product with the sum, may be rounded up to all of it. That is
+    # behind every token; the last one that is possible is meant. What is impossible stands at the end of the row.
+    last = (possible > 0).sum(dim=-1, keepdim=True) - 1
+    place = torch.minimum((up_to <= chance * up_to[:, -1:]).sum(dim=-1, keepdim=True), last)
     return ids.gather(-1, place).squeeze(-1)
 
 

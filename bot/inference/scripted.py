@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import (
     Event,
     Finished,
     FinishReason,
     GenerationRequest,
     Loading,
+    Reading,
     Report,
     TextDelta,
     Usage,
@@ -45,6 +46,7 @@ class ScriptedEngine:
         self.started.append(request)
         usage = Usage(prompt_tokens=8)
         try:
+            yield Reading(usage)
             for step in self.script:
                 if isinstance(step, Exception):
                     raise step
@@ -71,12 +73,15 @@ class ScriptedEngine:
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """Nothing to fetch."""
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """Nothing is in the way."""
         return ()
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
         """Nothing to unload."""
+
+    def pin(self, models: Iterable[ModelSpec]) -> None:
+        """Everything stays anyway."""
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         """Nothing to load."""

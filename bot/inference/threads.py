@@ -8,10 +8,11 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncGenerator, Callable
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -131,3 +132,53 @@ async def in_own_thread(work: Callable[[], _Result], *, timeout_s: float) -> _Re
     threading.Thread(target=run, name="look", daemon=True).start()
     async with asyncio.timeout(timeout_s):
         return await done
+
+
+class SharedLooks:
+    """Blocking looks, each on a thread of its own, and never two for the same key: a look that hangs, such as at a
+    driver, holds one thread however often it is asked for.
+
+    Whoever asks while a look is under way gets what that one finds. May be used from several event loops.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._under_way: dict[Hashable, tuple[Future[Any], float]] = {}
+
+    def is_under_way(self, key: Hashable) -> bool:
+        """Whether a look for this key was begun and has not returned."""
+        with self._lock:
+            return key in self._under_way
+
+    async def __call__(self, key: Hashable, look: Callable[[], _Result], *, timeout_s: float) -> _Result:
+        """What the look that is under way finds, else `look`; raises what it raises.
+
+        Raises:
+            TimeoutError: it takes longer than `timeout_s`, counted from when it was begun: at once, if it hangs.
+        """
+        with self._lock:
+            is_first = key not in self._under_way
+            future, began_s = self._under_way.setdefault(key, (Future(), time.monotonic()))
+        if is_first:
+            self._begin(key, look, future)
+        left_s = began_s + timeout_s - time.monotonic()
+        async with asyncio.timeout(max(0.0, left_s)):
+            return cast(_Result, await asyncio.wrap_future(future))
+
+    def _begin(self, key: Hashable, look: Callable[[], Any], future: Future[Any]) -> None:
+        future.set_running_or_notify_cancel()  # so that nobody can cancel it for the others
+
+        def run() -> None:
+            result, failed = None, None
+            try:
+                result = look()
+            except BaseException as error:
+                failed = error
+            with self._lock:
+                del self._under_way[key]
+            if failed is not None:
+                future.set_exception(failed)
+            else:
+                future.set_result(result)
+
+        threading.Thread(target=run, name="look", daemon=True).start()

@@ -10,7 +10,8 @@ import discord
 
 from bot.errors import InspectionTimeout
 from bot.inference.memory import MemoryReport
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
+from bot.operators import Operators
 from bot.ops.checks import run_checks
 from bot.ops.clock import Clock
 from bot.ops.discord_checks import DiscordChecks
@@ -18,13 +19,13 @@ from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, worst
 from bot.ops.fitting import Room
 from bot.ops.quotes import without_secrets
+from bot.replies.limits import packed, shortened
 from bot.replies.model_list import PagesView
 from bot.replies.wait import Wait, just_wait
 
 PATIENCE_S = 180.0  # the models are looked at one after the other, and the Hub may be slow
 _CALL_TIMEOUT_S = 10.0
-_PAGE_CHARACTERS = 1_800
-_LINE_CHARACTERS = 900
+_LINE_LIMIT = 900  # UTF-16 units; escaped, it is at most twice as long
 _MARKS = {Verdict.OK: "✅", Verdict.WARNING: "⚠️", Verdict.FAILED: "❌"}
 _SUMMARIES = {
     Verdict.OK: "Everything is well.",
@@ -39,20 +40,29 @@ class Consultation:
 
     Args:
         examination: the checks of the machine.
+        operators: who may turn the pages.
         secrets: what must not be shown, wherever it comes from.
         wait: how to await what does not come from Discord, see `Wait`.
     """
 
-    def __init__(self, examination: Examination, secrets: Sequence[str] = (), wait: Wait = just_wait) -> None:
+    def __init__(
+        self,
+        examination: Examination,
+        operators: Operators,
+        secrets: Sequence[str] = (),
+        wait: Wait = just_wait,
+    ) -> None:
+        self._operators = operators
         self._examination = examination
         self._secrets = tuple(secrets)
         self._wait = wait
+        self._looks = SharedLooks()
 
     async def show(self, interaction: discord.Interaction[Any]) -> None:
         """Acknowledge, look at everything, and show what was found.
 
         Discord is asked here; the machine on a thread with an event loop of its own, so that nothing there can hold
-        the bot up.
+        the bot up. Operators who ask at the same time share that look.
 
         Raises:
             InspectionTimeout: it took too long.
@@ -63,7 +73,7 @@ class Consultation:
         ahead = discord.utils.utcnow() - interaction.created_at  # its id carries Discord's time
         clock.note_ahead("Discord", ahead.total_seconds())
         findings = await self._at_discord(interaction)
-        look = in_own_thread(lambda: asyncio.run(self._of_machine(clock)), timeout_s=PATIENCE_S)
+        look = self._looks("machine", lambda: asyncio.run(self._of_machine(clock)), timeout_s=PATIENCE_S)
         try:
             findings += await self._wait(look, reason="a look at the machine")
         except TimeoutError:
@@ -72,7 +82,8 @@ class Consultation:
                 "each as soon as it is made."
             ) from None
         pages = pages_of(findings, self._secrets)
-        view = PagesView(interaction, pages) if len(pages) > 1 else None
+        # Pages name folders: whoever is no operator any more reads no further.
+        view = PagesView(interaction, pages, self._operators.require) if len(pages) > 1 else None
         async with asyncio.timeout(_CALL_TIMEOUT_S):
             await interaction.edit_original_response(content=pages[0], view=view, allowed_mentions=_NOBODY)
 
@@ -102,21 +113,12 @@ def room_of(memory: Callable[[], MemoryReport]) -> Callable[[], Room | None]:
 
 def pages_of(findings: Sequence[Finding], secrets: Sequence[str] = ()) -> list[str]:
     """The findings as lines, on as few pages as they fit; a summary above the first."""
-    pages, page = [], _SUMMARIES[worst(findings)]
-    for finding in findings:
-        line = _line(finding, secrets)
-        if len(page) + 1 + len(line) > _PAGE_CHARACTERS:
-            pages.append(page)
-            page = line
-        else:
-            page += f"\n{line}"
-    return [*pages, page]
+    lines = [_SUMMARIES[worst(findings)], *(_line(finding, secrets) for finding in findings)]
+    return ["\n".join(page) for page in packed(lines, most=len(lines))]
 
 
 def _line(finding: Finding, secrets: Sequence[str]) -> str:
-    text = without_secrets(finding.text, secrets)
-    if len(text) > _LINE_CHARACTERS:
-        text = f"{text[: _LINE_CHARACTERS - 1]}…"
+    text = shortened(without_secrets(finding.text, secrets), _LINE_LIMIT)
     # Every second part stands between backticks, where nothing needs escaping.
     parts = text.split("`")
     shown = "`".join(part if at % 2 else _escaped(part) for at, part in enumerate(parts))

@@ -31,7 +31,7 @@ def check(
         offline: leave out what asks Discord or the Hub.
         as_json: print one document, and nothing else, on stdout.
     """
-    configure_logging("ERROR", settings.secrets)
+    configure_logging("ERROR", settings.secrets, form=settings.log_format)
     examination = Examination(settings, lambda: read_catalog(settings), model_loader(settings))
 
     async def examined(out: TextIO) -> list[Finding]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 from bot.configured import read_access
 from bot.errors import CatalogError
 from bot.inference.catalog import ModelCatalog
 from bot.inference.loader import ModelLoader
+from bot.inference.threads import SharedLooks
 from bot.ops.checks import Check, NotChecked, Once, run_checks
 from bot.ops.clock import Clock
 from bot.ops.discord_checks import DiscordChecks, logged_in_checks
@@ -17,6 +19,7 @@ from bot.ops.findings import Finding, Verdict
 from bot.ops.fitting import Fitting, Room
 from bot.ops.hub_checks import HubChecks
 from bot.ops.machine_checks import AcceleratorChecks, folder_checks
+from bot.registration import refused
 from bot.settings import Settings
 
 
@@ -42,6 +45,7 @@ class Examination:
         self._catalog = catalog
         self._loader = loader
         self._room = room
+        self._looks = SharedLooks()
 
     async def everything(self, *, server_id: int | None, offline: bool) -> AsyncGenerator[Finding, None]:
         """For a bot that does not run: Discord is asked as by one that logs in."""
@@ -59,9 +63,9 @@ class Examination:
         self, discord_side: DiscordChecks | None, clock: Clock, *, server_id: int | None, offline: bool
     ) -> AsyncGenerator[Finding, None]:
         async with AsyncExitStack() as opened:
-            hub = HubChecks(self._settings.hub_token, self._loader, clock)
+            hub = HubChecks(self._settings.hub_token, self._loader, clock, self._looks)
             opened.push_async_callback(hub.answer.aclose)
-            accelerator = AcceleratorChecks()
+            accelerator = AcceleratorChecks(self._looks)
             opened.push_async_callback(accelerator.reading.aclose)
 
             async def told_time() -> tuple[Verdict, str]:
@@ -77,7 +81,7 @@ class Examination:
 
             checks: list[Check] = [] if discord_side is None else discord_side.checks(server_id)
             checks.append(Check("clock", "clock", told_time, asks="Discord or the Hub"))
-            checks += folder_checks(self._settings)
+            checks += [*_command_checks(self._settings.data_dir), *folder_checks(self._settings, self._looks)]
             try:
                 catalog = self._catalog()
             except CatalogError as error:
@@ -85,13 +89,33 @@ class Examination:
             else:
                 checks += [_catalog_check(catalog), _access_check(self._settings, catalog)]
                 fitting = Fitting(
-                    self._settings, catalog, self._loader, asks_hub=not offline, room=self._room
+                    self._settings,
+                    catalog,
+                    self._loader,
+                    asks_hub=not offline,
+                    room=self._room,
+                    looks=self._looks,
                 )
                 checks += [*hub.checks(catalog), *accelerator.checks(), *fitting.checks()]
             findings = run_checks(checks, offline=offline)
             opened.push_async_callback(findings.aclose)
             async for finding in findings:
                 yield finding
+
+
+def _command_checks(data_dir: Path) -> list[Check]:
+    """What Discord refused when the bot registered its commands; nothing to look at if it took them all."""
+    if not (reason := refused(data_dir)):
+        return []
+
+    async def told() -> tuple[Verdict, str]:
+        return (
+            Verdict.FAILED,
+            f"Discord did not take all commands at the last start: {reason}. Start the bot again, or look for a "
+            "newer version.",
+        )
+
+    return [Check("commands", "commands", told)]
 
 
 def _catalog_check(read: ModelCatalog | CatalogError) -> Check:

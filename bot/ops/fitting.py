@@ -15,7 +15,7 @@ from bot.inference.device import read_device
 from bot.inference.inspector import Inspection, Inspector
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import gigabytes
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.ops.checks import Check
 from bot.ops.findings import Verdict
 from bot.settings import Settings
@@ -42,6 +42,7 @@ class Fitting:
         loader: knows which of them are here.
         asks_hub: whether the Hub may be asked about the others.
         room: what they may take; None for what the device has, or GPU_MEMORY_BUDGET of it.
+        looks: does what blocks; shared by all who check.
     """
 
     def __init__(
@@ -52,7 +53,9 @@ class Fitting:
         *,
         asks_hub: bool = True,
         room: Callable[[], Room | None] = lambda: None,
+        looks: SharedLooks | None = None,
     ) -> None:
+        self._looks = looks or SharedLooks()
         self._settings = settings
         self._catalog = catalog
         self._loader = loader
@@ -81,7 +84,8 @@ class Fitting:
                 asks_hub = self._asks_hub and self._hub_answers
                 if not here and (spec.source == EMBEDDED or not asks_hub):
                     return self._absent(spec, is_default)
-                found, room = await in_own_thread(
+                found, room = await self._looks(
+                    ("model", spec),
                     lambda: (self._inspector.look(spec), self._room() or self._room_here()),
                     timeout_s=PATIENCE_S,
                 )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from bot.errors import BotError, HubUnreachable, ModelUnavailable
 from bot.inference.catalog import ModelCatalog, ModelSpec
 from bot.inference.loader import ModelLoader
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.ops.checks import PATIENCE_S, Check, NotChecked, Once
 from bot.ops.clock import Clock
 from bot.ops.findings import Verdict
+
+if TYPE_CHECKING:
+    from bot.inference.hub_access import HubAnswer
 
 _LATE = "check the network, HTTPS_PROXY and HF_ENDPOINT"
 
@@ -20,9 +25,13 @@ class HubChecks:
         token: the operator's, None to ask as nobody.
         loader: knows which models are here already.
         clock: told what time it is at the Hub.
+        looks: does what blocks; shared by all who check.
     """
 
-    def __init__(self, token: str | None, loader: ModelLoader, clock: Clock) -> None:
+    def __init__(
+        self, token: str | None, loader: ModelLoader, clock: Clock, looks: SharedLooks | None = None
+    ) -> None:
+        self._looks = looks or SharedLooks()
         self._token = token
         self._loader = loader
         self._clock = clock
@@ -46,14 +55,14 @@ class HubChecks:
 
     async def _ask(self) -> str | None:
         # Imported on that thread: it takes a second, and the bot may be running.
-        def ask() -> str | None:
+        def ask() -> HubAnswer:
             from bot.inference.hub_access import ask_hub
 
-            answer = ask_hub(self._token)
-            self._clock.note("the Hub", answer.date, answer.asked_at_s, answer.answered_at_s)
-            return answer.account
+            return ask_hub(self._token)
 
-        return await in_own_thread(ask, timeout_s=PATIENCE_S)
+        answer = await self._looks("hub", ask, timeout_s=PATIENCE_S)
+        self._clock.note("the Hub", answer.date, answer.asked_at_s, answer.answered_at_s)
+        return answer.account
 
     async def _reached(self) -> tuple[Verdict, str]:
         try:
@@ -81,7 +90,7 @@ class HubChecks:
             require_access(spec, self._token)
 
         try:
-            await in_own_thread(ask, timeout_s=PATIENCE_S)
+            await self._looks(("access", spec), ask, timeout_s=PATIENCE_S)
         except HubUnreachable as error:
             raise NotChecked(str(error)) from None
         except ModelUnavailable as error:

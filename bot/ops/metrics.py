@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 from bot import __version__
 from bot.errors import BotError, NotAllowed, QueueFull, ShuttingDown
 from bot.inference.catalog import ModelSpec
-from bot.inference.engine import Event, Finished, TextDelta, Usage
+from bot.inference.engine import Event, Finished, Reading, TextDelta, Usage
 from bot.inference.generation import Generation
 from bot.inference.observer import LoadEnding
 
@@ -98,6 +98,8 @@ class Metrics:
         """See `Observer.happened`."""
         alias = generation.request.model.alias
         match event:
+            case Reading():
+                self._count_tokens(alias, generation.usage, event.usage)
             case TextDelta():
                 if not generation.usage.completion_tokens:
                     self._first_token_s.labels(alias).observe(self._clock() - generation.asked_s)

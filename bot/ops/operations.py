@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Any
 
 import discord
 
-from bot import trace
+from bot import deadline, trace
 from bot.access.gate import Gate
 from bot.answers import Answers
-from bot.errors import BotError
+from bot.errors import BotError, StorageError
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.queue import InferenceQueue
 from bot.operators import Operators
@@ -20,6 +21,8 @@ from bot.ops.queue_list import QueueView
 from bot.ops.reload import Reload
 from bot.ops.supervision import Supervision
 from bot.replies.explain import tell
+from bot.replies.limits import shortened
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.panel_buttons import PanelPress
 
 log = logging.getLogger(__name__)
@@ -97,7 +100,7 @@ class Operations:
             NotAllowed: the person is no operator.
         """
         await self._operators.require(interaction.user)
-        view = QueueView(interaction, self._answers, self._queue)
+        view = QueueView(interaction, self._answers, self._queue, self._operators)
         await interaction.response.send_message(
             view.look(), view=view, ephemeral=True, allowed_mentions=_NOBODY
         )
@@ -112,7 +115,7 @@ class Operations:
         """
         await self._operators.require(interaction.user)
         await interaction.response.defer(ephemeral=True, thinking=True)
-        said = await self.reload()
+        said = shortened(await self.reload(), MESSAGE_LIMIT)  # all of it is in the log too
         await interaction.edit_original_response(content=said, allowed_mentions=_NOBODY)
 
     async def show_panel(self, interaction: _Interaction) -> None:
@@ -129,12 +132,15 @@ class Operations:
     async def pressed(self, interaction: _Interaction, press: PanelPress) -> None:
         """Do what a button under the panel says. Whatever goes wrong is a sentence for who pressed."""
         trace.begin(f"panel {press}")
+        deadline.begin()
         does = {
             PanelPress.QUEUE: self.show_queue,
             PanelPress.DRAIN: self.drain,
             PanelPress.RESUME: self.resume,
         }
         try:
+            with suppress(StorageError):  # operators are needed most when the database does not answer
+                await self._gate.require_on(interaction.guild_id)
             await does[press](interaction)
         except Exception as error:  # the last one who can tell the person
             self._observer.failed(error)

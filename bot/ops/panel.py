@@ -11,8 +11,8 @@ import discord
 
 from bot.errors import StorageError, UsageError
 from bot.ops.panel_card import Glance, PanelCard
-from bot.replies.live import is_gone
 from bot.replies.panel_buttons import panel_view
+from bot.replies.refusal import is_refusal
 from bot.replies.surface import CALL_TIMEOUT_S, TROUBLE, own_channel
 from bot.replies.traffic import Bucket, Claim, Traffic, Worth
 from bot.replies.wait import Wait, just_wait
@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 PERIOD_S = 15.0  # between two looks
 AT_LEAST_S = 60.0  # how old the panel may grow while nothing changes
+# How long an edit that Discord refuses is not tried again: a permission comes back when somebody gives it.
+REFUSED_PAUSE_S = 300.0
 _PATIENCE_S = 2.0  # for the database
 _FAREWELL_S = 5.0
 _NOBODY = discord.AllowedMentions.none()
@@ -47,6 +49,7 @@ class Panel:
         self._shown: Glance | None = None
         self._shown_at_s = 0.0
         self._failed = False
+        self._not_before_s = 0.0
         self._woken = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -126,6 +129,8 @@ class Panel:
 
     async def _update(self, place: PanelPlace) -> None:
         """Show how things are, if that is news or what stands there is old."""
+        if _now_s() < self._not_before_s:
+            return
         glance = await self._card.look()
         old = _now_s() - self._shown_at_s >= AT_LEAST_S - PERIOD_S / 2
         if glance == self._shown and not old:
@@ -151,17 +156,25 @@ class Panel:
 
     def _showed(self, glance: Glance) -> None:
         self._shown, self._shown_at_s, self._failed = glance, _now_s(), False
+        self._not_before_s = 0.0
 
     async def _could_not(self, place: PanelPlace, error: BaseException) -> None:
-        if isinstance(error, discord.HTTPException) and is_gone(error):
+        """Forget a panel that was deleted. Any other refusal may end, such as a permission that is missing for now."""
+        if isinstance(error, discord.NotFound):
             log.info("the panel is gone (%s): `/panel` makes a new one", error.code)
             if place == self._place:
                 self._place = None
             with suppress(StorageError):
                 await in_time(self._panels.forget(place), _PATIENCE_S)
-        elif not self._failed:
+            return
+        if is_refusal(error):
+            self._not_before_s = _now_s() + REFUSED_PAUSE_S
+        if not self._failed:
             self._failed = True
-            log.warning("the panel could not be brought up to date (%s)", type(error).__name__)
+            code = getattr(error, "code", "")
+            log.warning(
+                "the panel could not be brought up to date (%s %s); going on", type(error).__name__, code
+            )
 
     def _message(self, place: PanelPlace) -> discord.PartialMessage:
         return self._client.get_partial_messageable(place.channel_id).get_partial_message(place.message_id)

@@ -16,6 +16,7 @@ from bot.inference.memory import MemoryReport, gigabytes
 from bot.inference.queue import InferenceQueue
 from bot.ops.readings import DeviceLook
 from bot.ops.tally import Tally
+from bot.replies.limits import fitted
 from bot.replies.status import spoken_eta
 from bot.replies.wait import Wait, just_wait
 
@@ -92,7 +93,7 @@ class PanelCard:
         embed.add_field(name="Speed", value=glance.speed, inline=False)
         embed.add_field(name="Memory", value=glance.memory, inline=False)
         embed.add_field(name="Errors", value=glance.errors, inline=False)
-        return embed
+        return fitted(embed)
 
     def _glance(self, device: DeviceReading | None, *, gone: bool) -> Glance:
         state, colour = "🟢 Answering", _WELL

@@ -20,7 +20,7 @@ def pull(settings: Settings, alias: str) -> int:
     Raises:
         BotError: there is no such alias, or its files cannot be had.
     """
-    configure_logging(settings.log_level, settings.secrets)
+    configure_logging(settings.log_level, settings.secrets, form=settings.log_format)
     spec = read_catalog(settings).resolve(alias)
     loader = model_loader(settings)
     present = loader.present(spec)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import discord
@@ -11,9 +12,13 @@ import discord
 from bot.answers import Answers, UnderWay
 from bot.inference.queue import InferenceQueue
 from bot.inference.schedule import fair_order
+from bot.operators import Operators
 from bot.replies.explain import tell
+from bot.replies.limits import OPTION_LIMIT, shortened
 from bot.replies.model_list import LIST_TIMEOUT_S
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.status import spoken_eta
+from bot.replies.surface import TROUBLE
 
 PAGE_ENTRIES = 10
 _OPERATOR = "an operator"
@@ -29,10 +34,14 @@ class QueueView(discord.ui.View):
         asked: the command.
         answers: those that are under way.
         queue: how many hold a place.
+        operators: who may press; looked at again for each press.
     """
 
-    def __init__(self, asked: _Interaction, answers: Answers, queue: InferenceQueue) -> None:
+    def __init__(
+        self, asked: _Interaction, answers: Answers, queue: InferenceQueue, operators: Operators
+    ) -> None:
         super().__init__(timeout=LIST_TIMEOUT_S)
+        self._operators = operators
         self._asked = asked
         self._answers = answers
         self._queue = queue
@@ -59,11 +68,21 @@ class QueueView(discord.ui.View):
         ]
         head = f"**{self._queue.running} running, {self._queue.waiting} waiting**"
         foot = [f"-# page {self._page + 1} of {last + 1}"] if last else []
-        return "\n".join([*([done] if done else []), head, *lines, *foot])
+        return shortened("\n".join([*([done] if done else []), head, *lines, *foot]), MESSAGE_LIMIT)
+
+    async def interaction_check(self, interaction: _Interaction, /) -> bool:
+        """Called by discord.py before each press: who was an operator when the list was opened may be none now.
+
+        Raises:
+            NotAllowed: the person is no operator.
+        """
+        await self._operators.require(interaction.user)
+        return True
 
     async def on_timeout(self) -> None:
         """Take the buttons away: they do nothing any more."""
-        await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
+        with suppress(*TROUBLE):  # the person may have dismissed the message
+            await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
 
     async def on_error(
         self, interaction: _Interaction, error: Exception, item: discord.ui.Item[Any], /
@@ -111,7 +130,7 @@ class QueueView(discord.ui.View):
         self._whom.disabled = not shown
         self._whom.max_values = max(1, len(shown))
         self._whom.options = [
-            discord.SelectOption(label=f"{number}. {text}"[:100], value=one.generation.id)
+            discord.SelectOption(label=shortened(f"{number}. {text}", OPTION_LIMIT), value=one.generation.id)
             for number, (one, text) in enumerate(zip(shown, texts, strict=True), first + 1)
         ] or [discord.SelectOption(label="nobody")]
 

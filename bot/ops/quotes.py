@@ -1,14 +1,15 @@
 """Striking out of a text what must not be in it. Pure.
 
 Secrets go as they are; what a person wrote also where an error quotes a part of it, or shows it as Python escapes it.
+The time taken grows with the text's length plus the length of what was written, never with their product.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 
 RUN = (
     8  # so many characters in a row that are in both texts are a quotation: single words seldom are that long
@@ -27,32 +28,30 @@ def without_secrets(text: str, secrets: Iterable[str]) -> str:
 
 def without_quotes(text: str, written: Iterable[str]) -> str:
     """`text` with `***` for each run of `RUN` characters or more that is in something written, too; what is shorter
-    than that as a whole is looked for as a whole.
-
-    It takes time for each character of the text and of what was written once, not for each pair of them.
-    """
-    in_text: dict[int, set[str]] = {}  # by their length, all runs of the text
-    quoted: dict[int, set[str]] = defaultdict(set)  # and those that were written too
-    for one in _variants(written):
-        length = min(RUN, len(one))
-        if length < _LEAST:
-            continue
-        if length not in in_text:
-            in_text[length] = set(_runs(text, length))
-        quoted[length].update(in_text[length].intersection(_runs(one, length)))
+    than that as a whole is looked for as a whole."""
     hidden = bytearray(len(text))
-    for length, runs in quoted.items():
-        runs = {run for run in runs if len(run.strip()) >= _LEAST}
-        for start, run in enumerate(_runs(text, length) if runs else ()):
-            if run in runs:
-                hidden[start : start + length] = b"\1" * length
-    parts = groupby(zip(text, hidden, strict=True), key=lambda pair: pair[1])
-    return "".join(HIDDEN if is_hidden else "".join(c for c, _ in run) for is_hidden, run in parts)
+    # At most one pass over the text for each length from `_LEAST` to `RUN`, however much was written.
+    for length, runs in _runs(tuple(written)).items():
+        for start in range(len(text) - length + 1):
+            if text[start : start + length] in runs:
+                hidden[start : start + length] = b"\x01" * length
+    shown, end = [], 0
+    for run in re.finditer(rb"\x01+", hidden):
+        shown += [text[end : run.start()], HIDDEN]
+        end = run.end()
+    return "".join([*shown, text[end:]])
 
 
-def _runs(text: str, length: int) -> Iterator[str]:
-    """All runs of so many characters, in order."""
-    return (text[start : start + length] for start in range(len(text) - length + 1))
+@lru_cache(maxsize=4)  # one failure of a request is a few lines of the log
+def _runs(written: tuple[str, ...]) -> Mapping[int, set[str]]:
+    """What to look for, by its length in characters."""
+    found: dict[int, set[str]] = {}
+    for one in set(_variants(written)):
+        length = min(RUN, len(one))
+        runs = {one[start : start + length] for start in range(len(one) - length + 1)}
+        if runs := {run for run in runs if len(run.strip()) >= _LEAST}:
+            found.setdefault(length, set()).update(runs)
+    return found
 
 
 def _variants(written: Iterable[str]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
 
 from bot.inference.device import DeviceReading, read_device
 from bot.inference.memory import MemoryReport
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.ops.health import Checks
 
 DEVICE_PATIENCE_S = 2.0
@@ -86,11 +86,16 @@ def _memory(report: MemoryReport) -> Iterator[Metric]:
     taken = GaugeMetricFamily(
         "punchline_model_memory_bytes", "What is reserved for each model.", labels=["model", "part"]
     )
+    # After a reload an alias may stand for another model than before, and both be in memory for a while. Prometheus
+    # refuses the same labels twice, so the two are one sum.
+    sums: Counter[tuple[str, str]] = Counter()
     for resident in report.residents:
         need = resident.footprint
-        parts = {"weights": need.weights_bytes, "cache": need.cache_bytes, "working": need.working_bytes}
-        for part, size_bytes in parts.items():
-            taken.add_metric([resident.alias, part], size_bytes)
+        sums[resident.alias, "weights"] += need.weights_bytes
+        sums[resident.alias, "cache"] += need.cache_bytes
+        sums[resident.alias, "working"] += need.working_bytes
+    for (alias, part), size_bytes in sums.items():
+        taken.add_metric([alias, part], size_bytes)
     yield taken
 
 
@@ -120,17 +125,11 @@ class DeviceLook:
     """
 
     read: Callable[[], DeviceReading] = read_device
-    _looking: threading.Lock = field(default_factory=threading.Lock)
+    _looks: SharedLooks = field(default_factory=SharedLooks)
 
     async def now(self) -> DeviceReading | None:
         """What it says; None if it does not answer in time, or has not answered before."""
-        if self._looking.locked():
-            return None
         try:
-            return await in_own_thread(self._read, timeout_s=DEVICE_PATIENCE_S)
+            return await self._looks("device", self.read, timeout_s=DEVICE_PATIENCE_S)
         except Exception:  # a driver may raise what it likes: the other numbers are read all the same
             return None
-
-    def _read(self) -> DeviceReading:
-        with self._looking:
-            return self.read()

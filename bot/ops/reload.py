@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bot.access.gate import Gate, Limits
@@ -18,7 +18,7 @@ from bot.configured import limits_of, read_access, read_catalog
 from bot.errors import SettingsError
 from bot.inference.catalog import ModelCatalog, ModelSpec
 from bot.inference.queue import InferenceQueue
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.operators import Operators
 from bot.ops.logs import set_level
 from bot.replies.wait import Wait, just_wait
@@ -68,7 +68,8 @@ class _Read:
     catalog: ModelCatalog
     access: OperatorAccess
     limits: Limits
-    later: tuple[str, ...]  # names of settings that differ, and hold from the next start on
+    later: tuple[str, ...]  # names of settings and variables that differ, and hold from the next start on
+    warnings: tuple[str, ...]  # what counts for nothing in the file, and did not stand there at the start
 
 
 class Reload:
@@ -82,6 +83,7 @@ class Reload:
         operators: who they are.
         answers: holds the limit on an answer's length.
         queue: holds the times.
+        pin: tells the engine which models stay in memory.
         wait: how to await what does not come from Discord, see `Wait`.
 
     Attributes:
@@ -98,6 +100,7 @@ class Reload:
         operators: Operators,
         answers: Answers,
         queue: InferenceQueue,
+        pin: Callable[[Iterable[ModelSpec]], None],
         wait: Wait = just_wait,
     ) -> None:
         self.settings = settings
@@ -107,8 +110,10 @@ class Reload:
         self._operators = operators
         self._answers = answers
         self._queue = queue
+        self._pin = pin
         self._wait = wait
         self._one = asyncio.Lock()
+        self._looks = SharedLooks()
 
     async def __call__(self) -> str:
         """Reload; what has changed, in sentences.
@@ -118,8 +123,11 @@ class Reload:
             CatalogError: the catalogue is.
         """
         async with self._one:
-            reading = in_own_thread(self._read, timeout_s=PATIENCE_S)
             try:
+                # What an earlier reload began to read may be older than what is asked for now.
+                if self._looks.is_under_way("files"):
+                    raise TimeoutError
+                reading = self._looks("files", self._read, timeout_s=PATIENCE_S)
                 read = await self._wait(reading, reason="the settings")
             except TimeoutError:
                 raise SettingsError(
@@ -134,8 +142,16 @@ class Reload:
         # With what cannot change now as it is: that is what the rest has to go with.
         settings = self.settings.model_copy(update={name: getattr(read, name) for name in RELOADED})
         catalog = read_catalog(settings)
-        later = tuple(name for name in _changed(self.settings, read) if name not in RELOADED)
-        return _Read(settings, catalog, read_access(settings, catalog), limits_of(settings), later)
+        later = [name.upper() for name in _changed(self.settings, read) if name not in RELOADED]
+        later += _differing(self.settings.variables, read.variables)
+        return _Read(
+            settings,
+            catalog,
+            read_access(settings, catalog),
+            limits_of(settings),
+            tuple(later),
+            tuple(told for told in read.warnings if told not in self.settings.warnings),
+        )
 
     def _put_in_place(self, read: _Read) -> str:
         new = read.settings
@@ -145,6 +161,8 @@ class Reload:
         if read.access != self._gate.operator:
             changed.append("who may ask")
         self._catalog.become(read.catalog)
+        # By the new entries: what an alias meant before need not stay in memory for it.
+        self._pin([self._catalog[alias] for alias in self.settings.pinned_models])
         self._gate.operator, self._gate.limits = read.access, read.limits
         self._operators.name(new.operator_ids)
         self._answers.max_new_tokens = new.max_new_tokens
@@ -154,7 +172,7 @@ class Reload:
         if new.log_level != self.settings.log_level:
             set_level(new.log_level, content=new.log_content)
         self.settings = new
-        return _sentences(changed, [name.upper() for name in read.later])
+        return "\n".join([_sentences(changed, read.later), *read.warnings])
 
 
 def _changed(before: Settings, now: Settings) -> list[str]:
@@ -169,7 +187,11 @@ def _difference(before: Mapping[str, ModelSpec], now: Mapping[str, ModelSpec]) -
     return ", ".join([*came, *went, *changed])
 
 
-def _sentences(changed: list[str], later: list[str]) -> str:
+def _differing(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+
+
+def _sentences(changed: Sequence[str], later: Sequence[str]) -> str:
     said = f"Reloaded. Changed: {', '.join(changed)}." if changed else "Reloaded. Nothing has changed."
     if later:
         said += f"\nAt the next start only: {', '.join(later)}."

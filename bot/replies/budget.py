@@ -11,7 +11,7 @@ from collections import deque
 
 BUCKET_REQUESTS = 5
 BUCKET_WINDOW_S = 5.0
-_LATE_S = 0.1  # discord.py, which reads the limit from each answer, waits for what may be missing
+LATE_S = 0.1  # discord.py, which reads the limit from each answer, waits for what may be missing
 
 
 class Budget:
@@ -61,10 +61,10 @@ class Budget:
 
     def spend(self, now_s: float) -> None:
         """A request is made. One that keeps the distance, and comes a moment late, counts as made in time: else each
-        round of a long line would be longer by all those moments."""
+        round of a long line would be longer by all those moments. So the window may be up to `LATE_S` shorter there."""
         if self._spacing_s and self._spent:
             due_s = self._earliest_s(self._spent, 0.0, self._requests, self._spacing_s)
-            if due_s <= now_s < due_s + _LATE_S:
+            if due_s <= now_s < due_s + LATE_S:
                 now_s = due_s
         self._spent.append(now_s)
 

@@ -11,9 +11,9 @@ import discord
 
 from bot.inference.catalog import ModelSpec
 from bot.inference.engine import Finished, FinishReason
+from bot.replies.limits import OPTION_LIMIT, one_line, shortened
 
 OPTIONS_LIMIT = 25  # Discord's, for a select
-_LABEL_LIMIT = 100  # characters, of an option's label and description
 
 
 class Press(StrEnum):
@@ -109,7 +109,9 @@ class ModelSelect(
     def __init__(self, reply_id: str, specs: Iterable[ModelSpec] = ()) -> None:
         options = [
             discord.SelectOption(
-                label=spec.alias, value=spec.alias, description=spec.description[:_LABEL_LIMIT]
+                label=spec.alias,
+                value=spec.alias,
+                description=shortened(one_line(spec.description), OPTION_LIMIT) or None,
             )
             for spec in specs
         ]

@@ -9,10 +9,11 @@ import discord
 from discord import app_commands
 
 from bot.inference.catalog import ModelSpec
+from bot.replies.limits import CHOICE_NAME_LIMIT, one_line, shortened
+from bot.replies.pages import units
 from bot.replies.places import place_of
 
 CHOICES_LIMIT = 25  # Discord's, for autocomplete
-CHOICE_NAME_LIMIT = 100  # characters; of a value too
 
 _Choices = list[app_commands.Choice[Any]]
 
@@ -39,7 +40,7 @@ class ModelsOption(ModelOption):
         start = f"{before.strip()}, " if comma else ""
         found = [spec for spec in await _found(interaction, last) if spec.alias not in split_aliases(before)]
         names = [f"{start}{spec.alias}" for spec in found]
-        return [app_commands.Choice(name=n, value=n) for n in names if len(n) <= CHOICE_NAME_LIMIT]
+        return [app_commands.Choice(name=n, value=n) for n in names if units(n) <= CHOICE_NAME_LIMIT]
 
 
 def split_aliases(typed: str) -> list[str]:
@@ -50,7 +51,10 @@ def split_aliases(typed: str) -> list[str]:
 def model_choices(specs: Iterable[ModelSpec]) -> _Choices:
     """Models as choices."""
     return [
-        app_commands.Choice(name=f"{spec.alias} · {spec.description}"[:CHOICE_NAME_LIMIT], value=spec.alias)
+        app_commands.Choice(
+            name=shortened(f"{spec.alias} · {one_line(spec.description)}", CHOICE_NAME_LIMIT),
+            value=spec.alias,
+        )
         for spec in specs
     ]
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import discord
 
+from bot.inference.catalog import place_for_people
+from bot.replies.limits import fitted
+
 _COLOUR = 0x5FBF8F
 _SHOWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "min_new_tokens")
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
@@ -30,7 +33,7 @@ def details_card(
     quantization = {"nf4": "NF4, double quantization, bfloat16 compute", "none": "none, bfloat16"}
     card.add_field(
         name="Model",
-        value=f"`{request['model']}`\nrevision `{request['revision']}`\n"
+        value=f"`{place_for_people(request['model'])}`\nrevision `{request['revision']}`\n"
         f"quantization: {quantization.get(request['quantization'], request['quantization'])}",
         inline=False,
     )
@@ -39,7 +42,7 @@ def details_card(
     card.add_field(name="Sampling", value=" · ".join(values), inline=False)
     card.add_field(name="Tokens and times", value=_numbers(numbers), inline=False)
     card.set_footer(text=f"{reply_id} · {reason or 'under way'}")
-    return card
+    return fitted(card)
 
 
 def details_document(
@@ -51,6 +54,7 @@ def details_document(
         "reply": reply_id,
         "alias": alias,
         **request,
+        "model": place_for_people(request["model"]),
         "ended_by": reason,
         "usage": numbers,
         "versions": {"python": platform.python_version(), **versions},

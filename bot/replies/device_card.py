@@ -10,7 +10,8 @@ import discord
 from bot.errors import InspectionTimeout
 from bot.inference.device import DeviceReading, read_device
 from bot.inference.memory import MemoryReport, Resident, gigabytes
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
+from bot.replies.limits import fitted
 from bot.replies.surface import acknowledge, show_card
 from bot.replies.wait import Wait, just_wait
 
@@ -38,20 +39,22 @@ class DeviceCard:
         self._memory = memory
         self._wait = wait
         self._read = read
+        self._looks = SharedLooks()
 
     async def show(self, interaction: discord.Interaction[Any]) -> None:
-        """Acknowledge, look at the device on a thread of its own, and show what was found.
+        """Acknowledge, look at the device on a thread, and show what was found. All who ask meanwhile share that look;
+        a driver that hangs is not asked again.
 
         Raises:
             InspectionTimeout: the device did not answer.
         """
         await acknowledge(interaction)
         try:
-            look = in_own_thread(self._read, timeout_s=PATIENCE_S)
+            look = self._looks("device", self._read, timeout_s=PATIENCE_S)
             reading = await self._wait(look, reason="a look at the device")
         except TimeoutError:
             raise InspectionTimeout(
-                "The GPU's driver did not answer. Please try again later; if it stays, tell the bot's operator."
+                "The GPU's driver does not answer. Please try again later; if it stays, tell the bot's operator."
             ) from None
         await show_card(interaction, card(reading, self._memory()))
 
@@ -75,7 +78,7 @@ def card(reading: DeviceReading, report: MemoryReport) -> discord.Embed:
     if sensors.driver is not None:
         embed.add_field(name="Driver", value=sensors.driver)
     embed.add_field(name="Models in memory", value=_residents(report), inline=False)
-    return embed
+    return fitted(embed)
 
 
 def _bar(part: float) -> str:

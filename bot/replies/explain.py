@@ -11,6 +11,9 @@ import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
+from bot.replies.limits import shortened
+from bot.replies.pages import MESSAGE_LIMIT
+from bot.replies.refusal import why_refused
 from bot.replies.surface import TROUBLE, ChannelSurface, was_told_already
 
 log = logging.getLogger(__name__)
@@ -21,6 +24,7 @@ async def tell(interaction: discord.Interaction[Any], error: BaseException) -> N
     sentence = explained(error)
     if sentence is None:
         return
+    sentence = shortened(sentence, MESSAGE_LIMIT)
     nobody = discord.AllowedMentions.none()
     try:
         if interaction.response.is_done():
@@ -36,7 +40,7 @@ async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None
     if (sentence := explained(error)) is None:
         return
     try:
-        await surface.show(0, sentence, None)
+        await surface.show(0, shortened(sentence, MESSAGE_LIMIT), None)
     except TROUBLE as failed:
         log.warning("could not tell a person what went wrong (%s)", type(failed).__name__)
 
@@ -44,10 +48,17 @@ async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None
 def explained(error: BaseException) -> str | None:
     """The sentence for a person, or None where nobody is left to read it. Bugs go to the log with a number."""
     if isinstance(error, BotError):
-        return str(error)
-    if isinstance(error, discord.NotFound | discord.Forbidden):
+        if error.for_people != str(error):
+            log.warning("%s: %s", type(error).__name__, error)
+        return error.for_people
+    if isinstance(error, discord.NotFound):
         log.info("there was no answering any more (%s %s)", error.status, error.code)
         return None
+    if isinstance(error, discord.Forbidden):
+        log.info("Discord did not let the bot answer (%s %s)", error.status, error.code)
+        return (
+            f"Discord did not take my answer: {why_refused(error)}. Ask a manager of this server to allow it."
+        )
     if was_told_already(error):
         log.info("Discord had the answer already (%s)", error)
         return None

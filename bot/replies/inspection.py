@@ -14,8 +14,9 @@ from bot.inference.catalog import ModelSpec
 from bot.inference.device import read_device
 from bot.inference.inspector import Inspection, Inspector
 from bot.inference.memory import MemoryReport, gigabytes
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks
 from bot.replies.anatomy_plot import draw_anatomy, short_bytes, short_count
+from bot.replies.limits import fitted
 from bot.replies.surface import acknowledge, show_card
 from bot.replies.wait import Wait, just_wait
 
@@ -45,9 +46,11 @@ class Inspections:
         self._memory = memory
         self._wait = wait
         self._patience_s = patience_s
+        self._looks = SharedLooks()
 
     async def show(self, interaction: discord.Interaction[Any], spec: ModelSpec) -> None:
-        """Acknowledge, look at the model on a thread of its own, and show what was found.
+        """Acknowledge, look at the model on a thread, and show what was found. All who ask about the same model
+        meanwhile share that look.
 
         Raises:
             ModelUnavailable: there is nothing to look at.
@@ -61,7 +64,7 @@ class Inspections:
             return found, draw_anatomy(found.anatomy, budget_bytes or read_device().total_bytes)
 
         try:
-            look = in_own_thread(work, timeout_s=self._patience_s)
+            look = self._looks(spec, work, timeout_s=self._patience_s)
             found, png = await self._wait(look, reason="a look inside a model")
         except TimeoutError:
             raise InspectionTimeout(
@@ -75,12 +78,13 @@ def card(found: Inspection) -> discord.Embed:
     """The numbers of a model."""
     anatomy, spec = found.anatomy, found.spec
     embed = discord.Embed(
-        title=f"{spec.alias} · {spec.place}"[:256], description=spec.description, color=_COLOUR
+        title=f"{spec.alias} · {spec.shown_place}", description=spec.description, color=_COLOUR
     )
     embed.add_field(
         name="Architecture",
         value=f"{anatomy.architecture} ({anatomy.model_type})\n{short_count(anatomy.parameters)} parameters",
     )
+    embed.add_field(name="Layers", value=_layers(anatomy))
     embed.add_field(name="Context", value=_context(anatomy))
     embed.add_field(name="Vocabulary", value=_vocabulary(anatomy))
     embed.add_field(name="System message", value=_system(anatomy))
@@ -94,7 +98,7 @@ def card(found: Inspection) -> discord.Embed:
     embed.add_field(name="Memory", value=_memory(anatomy), inline=False)
     if warning := _warning(found):
         embed.add_field(name="Note", value=warning, inline=False)
-    return embed
+    return fitted(embed)
 
 
 def described(anatomy: Anatomy) -> str:
@@ -105,6 +109,14 @@ def described(anatomy: Anatomy) -> str:
         f"{anatomy.layers} layers of attention with {anatomy.attention_heads} heads and an MLP of "
         f"{anatomy.intermediate_size}, output head to {anatomy.vocabulary.output_size}. "
         f"Below, its memory by part: about {need} with {anatomy.context_tokens} tokens."
+    )
+
+
+def _layers(anatomy: Anatomy) -> str:
+    """What the picture shows, for people who do not see it."""
+    return (
+        f"{anatomy.layers} layers of {anatomy.hidden_size:,}\n{anatomy.attention_heads} attention heads, "
+        f"MLP of {anatomy.intermediate_size:,}"
     )
 
 

@@ -21,6 +21,7 @@ from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
 from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
 from bot.replies.keep import NOTHING, Keep
+from bot.replies.refusal import is_gone, take_refusal
 from bot.replies.shown import Shown
 from bot.replies.surface import TROUBLE, Surface
 from bot.replies.traffic import Claim, Traffic, Worth
@@ -28,9 +29,11 @@ from bot.replies.wait import Wait, just_wait
 
 log = logging.getLogger(__name__)
 
+# A reply whose model has said nothing for so long shows that it reads, with a Stop button. The first words of a short
+# question take about 1 s on two CPU cores (docs/performance.md), so that these cost no further request.
+READING_AFTER_S = 1.5
 _TICK_S = 10.0  # how often a wait that gets shorter is shown anew
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
-_GONE = (50083, 50027)  # an archived thread, a dead token: neither 403 nor 404
 _OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
 
 
@@ -86,6 +89,7 @@ class LiveReply:
         self._step: _Step | None = None
         self._claim: Claim | None = None
         self._moved = False
+        self._quiet_since_s: float | None = None  # since when the model has had the request and said nothing
         self._began_words = False
         self._next_edit_s = 0.0
         self._last_sent_s: float | None = None
@@ -149,6 +153,7 @@ class LiveReply:
     def _look(self, now_s: float) -> float | None:
         """Seconds until something is to be done, 0 if a request is to be made now; None when all is said."""
         left_s = math.inf if self._surface.ends_at_s is None else max(0.001, self._surface.ends_at_s - now_s)
+        left_s = min(left_s, self._reading_in_s(now_s))
         worth = self._worth
         if worth is None:
             self._leave_line()
@@ -162,6 +167,15 @@ class LiveReply:
             self._leave_line()
             return None if worth is Worth.END else left_s
         return self._traffic.wait_s(self._in_line(self._step, worth, now_s), now_s)
+
+    def _reading_in_s(self, now_s: float) -> float:
+        """How long until the reply says that the model reads the prompt, unless the model says something before."""
+        if self._quiet_since_s is None or not self.shown.may_be_reading:
+            return math.inf
+        if (left_s := self._quiet_since_s + READING_AFTER_S - now_s) > 0:
+            return left_s
+        self.shown.reading()
+        return math.inf
 
     @property
     def _worth(self) -> Worth | None:
@@ -183,13 +197,26 @@ class LiveReply:
             except TimeoutError:
                 self.shown.tick(_now_s())
                 break
+            began = self._notice_begin(generation)
             while (event := generation.next_nowait()) is not None:
                 self.shown.apply(event, _now_s())
                 if self.shown.finished is not None:
                     await keep.ended(self.shown.finished, self.shown.text)
+                began |= self._notice_begin(generation, heard=True)
+            if began:
+                break
         self._moved = False
         if self._surface.ends_at_s is not None and _now_s() >= self._surface.ends_at_s:
             generation.cancel(GenerationTimeout(_OVER))
+
+    def _notice_begin(self, generation: Generation, *, heard: bool = False) -> bool:
+        """Note since when the model has had the request and said nothing; whether it has just been given it."""
+        began = self._quiet_since_s is None and generation.has_begun
+        if began:
+            self.shown.begun()
+        if began or (heard and self._quiet_since_s is not None):
+            self._quiet_since_s = _now_s()
+        return began
 
     def _next_step(self) -> _Step | None:
         """The first page that does not stand in Discord as it should."""
@@ -220,6 +247,11 @@ class LiveReply:
                     step.page, step.content, view_of(step.buttons, self._reply_id), step.file
                 )
         except TROUBLE as error:
+            is_new = step.page >= known
+            if take_refusal(self.shown, error, page=step.page, is_new=is_new, has_file=step.file is not None):
+                code = getattr(error, "code", "")
+                log.info("message %d of reply %s is refused (%s)", step.page + 1, generation.id, code)
+                return
             if isinstance(error, discord.HTTPException) and is_gone(error):
                 raise
             self._failed(generation, error)
@@ -277,12 +309,6 @@ class LiveReply:
         self._moved = True
         if self._generation is not None:
             self._generation.wake()
-
-
-def is_gone(error: discord.HTTPException) -> bool:
-    """Whether nothing can be shown there any more: deleted, forbidden, or a thread that is archived."""
-    gone = isinstance(error, discord.NotFound | discord.Forbidden) or error.status == 401
-    return gone or error.code in _GONE
 
 
 async def _within(generation: Generation, seconds: float) -> None:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import discord
 
+from bot import deadline
 from bot.chooser import Level, Standing
 from bot.inference.catalog import ModelSpec
+from bot.replies.explain import tell
+from bot.replies.limits import one_line, packed, shortened
+from bot.replies.pages import MESSAGE_LIMIT
+from bot.replies.surface import TROUBLE
 
 PAGE_ENTRIES = 10
 LIST_TIMEOUT_S = 300.0
+_PLACE_LIMIT = 100
+_FOOT_ROOM = 40  # for "-# page 12 of 34"
 
 _NOBODY = discord.AllowedMentions.none()
 _LEVELS = {
@@ -38,10 +46,11 @@ def standing_text(standing: Standing) -> str:
 def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
     """The models on offer, some on each page."""
     entries = [
-        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · {spec.description}\n-# {spec.place}"
+        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · {one_line(spec.description)}\n"
+        f"-# {shortened(one_line(spec.shown_place), _PLACE_LIMIT)}"
         for spec in offered
     ]
-    pages = [entries[at : at + PAGE_ENTRIES] for at in range(0, len(entries), PAGE_ENTRIES)]
+    pages = packed(entries, most=PAGE_ENTRIES, limit=MESSAGE_LIMIT - _FOOT_ROOM)
     return [
         "\n".join([*page, *([f"-# page {number} of {len(pages)}"] if len(pages) > 1 else [])])
         for number, page in enumerate(pages, start=1)
@@ -49,18 +58,49 @@ def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
 
 
 class PagesView(discord.ui.View):
-    """Two buttons that turn the pages of a message that only the asker sees."""
+    """Two buttons that turn the pages of a message that only the asker sees.
 
-    def __init__(self, interaction: discord.Interaction[Any], pages: Sequence[str]) -> None:
+    Args:
+        interaction: the command.
+        pages: what the message says, page by page.
+        require: raises `NotAllowed` for a person who may not read on; asked at each press.
+    """
+
+    def __init__(
+        self,
+        interaction: discord.Interaction[Any],
+        pages: Sequence[str],
+        require: Callable[[discord.abc.User], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(timeout=LIST_TIMEOUT_S)
+        self._require = require
         self._asked = interaction
         self._pages = pages
         self._at = 0
         self._mark()
 
+    async def interaction_check(self, interaction: discord.Interaction[Any], /) -> bool:
+        """Called by discord.py before each press.
+
+        Raises:
+            NotAllowed: the person may not read on, or the bot was switched off there meanwhile.
+        """
+        deadline.begin()
+        await interaction.client.services.gate.require_on(interaction.guild_id)
+        if self._require is not None:
+            await self._require(interaction.user)
+        return True
+
+    async def on_error(
+        self, interaction: discord.Interaction[Any], error: Exception, item: discord.ui.Item[Any], /
+    ) -> None:
+        """Say in a sentence what went wrong."""
+        await tell(interaction, error)
+
     async def on_timeout(self) -> None:
         """Take the buttons away: they do nothing any more."""
-        await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
+        with suppress(*TROUBLE):  # the person may have dismissed the message
+            await self._asked.edit_original_response(view=None, allowed_mentions=_NOBODY)
 
     @discord.ui.button(label="Back", emoji="◀️")
     async def back_button(self, interaction: discord.Interaction[Any], _: discord.ui.Button[Any]) -> None:

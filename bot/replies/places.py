@@ -8,6 +8,7 @@ from typing import Any, Literal
 import discord
 
 from bot.chooser import Place
+from bot.deadline import left_s
 from bot.errors import NotAllowed
 
 Permission = Literal["manage_channels", "manage_guild"]
@@ -68,7 +69,7 @@ async def _allowed_by_server(interaction: discord.Interaction[Any]) -> bool:
     data: Any = interaction.data  # a command's, here
     ask = interaction.client.http.get_application_command_permissions
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(left_s(_PATIENCE_S)):
             found = await ask(interaction.application_id, interaction.guild_id or 0, int(data["id"]))
     except (discord.HTTPException, TimeoutError):  # 404: there are none
         return False

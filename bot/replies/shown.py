@@ -6,8 +6,17 @@ from dataclasses import dataclass, field, replace
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
 from bot.replies.harmless import without_controls
-from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, units
-from bot.replies.status import REST_FOLLOWS, THINKING, ending_lines, loading_line, queued_line
+from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, split_pages, units
+from bot.replies.status import (
+    READING,
+    REST_FOLLOWS,
+    THINKING,
+    ending_lines,
+    loading_line,
+    queued_line,
+    rest_refused_line,
+    words_refused_text,
+)
 from bot.replies.think import ThinkFilter
 
 PAGES_SHOWN = 5  # a model that loops must not fill the channel: what comes behind is a file
@@ -42,6 +51,9 @@ class Shown:
     _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
     _think: ThinkFilter = field(default_factory=ThinkFilter)
     _splitter: PageSplitter = field(default_factory=lambda: PageSplitter(most=PAGES_SHOWN))
+    _most_pages: int | None = None  # Discord refuses a further message
+    _why_refused: str = ""
+    _refused_words: dict[int, str] = field(default_factory=dict)  # by page, why
 
     @classmethod
     def going_on(cls, said: str) -> Shown:
@@ -122,25 +134,61 @@ class Shown:
         """Whether there is anything to see, words or what is being done."""
         return self.has_words or bool(self._status)
 
+    def begun(self) -> None:
+        """The model has taken the request up: no wait that was told goes on."""
+        self._told = None
+
+    @property
+    def may_be_reading(self) -> bool:
+        """Whether nothing but the prompt can be in work, once the model has taken the request up."""
+        loads = (
+            self._told is not None and isinstance(self._told[0], Loading) and self._told[0].fraction != 1.0
+        )
+        quiet = self.finished is None and not self.has_words and self._status not in (READING, THINKING)
+        return quiet and not loads
+
+    def reading(self) -> None:
+        """The model reads the prompt, and that takes long enough to be told."""
+        self._status, self._told, self.due = READING, None, True
+
+    def refuse_pages(self, number: int, why: str) -> None:
+        """Discord takes no page of this number or a later one: the page before carries the end."""
+        self._most_pages, self._why_refused, self.due = number, why, True
+
+    def refuse_words(self, page: int, why: str) -> bool:
+        """Discord takes the words of this page in no form; a sentence stands for them. False if that was known."""
+        is_new = page not in self._refused_words
+        self._refused_words[page] = why
+        self.due |= is_new
+        return is_new
+
     def now(self) -> Contents:
         """What to show while it grows."""
         self._read()
         if not self.has_words:
             return Contents([self._status])
-        pages, note = self._splitter.contents, self._status
-        if self._splitter.has_beyond:
+        pages, note, beyond = self._splitter.contents, self._status, self._splitter.has_beyond
+        if self._most_pages is not None and len(pages) + beyond > self._most_pages:
+            note = rest_refused_line(self._why_refused)
+        elif beyond:
             note = REST_FOLLOWS
-        return Contents(_with_note(pages, note))
+        return Contents(_with_note(pages, note, self._most_pages))
 
     def end(
         self, finished: Finished, alias: str, stopped_by: str | None = None, reference: str = ""
     ) -> Contents:
         """What to show for good; for the last two see `ending_lines`."""
         notes = ending_lines(finished, alias, stopped_by, reference)
-        if self._splitter.has_beyond:
-            return Contents([*self._splitter.contents, notes], self._splitter.beyond)
-        contents = self._splitter.contents if self.has_words else [self._nothing(finished)]
-        return Contents(_with_note(contents, notes))
+        contents = list(self._splitter.contents) if self.has_words else [self._nothing(finished)]
+        for page, why in self._refused_words.items():
+            contents[page : page + 1] = [words_refused_text(why)]
+        beyond = self._splitter.has_beyond
+        if self._most_pages is not None:
+            if beyond or len(_with_note(contents, notes)) > self._most_pages:
+                notes = f"{rest_refused_line(self._why_refused, in_details=True)}\n{notes}"
+        elif beyond:
+            return Contents([*contents, notes], self._splitter.beyond)
+        return Contents(_with_note(contents, notes, self._most_pages))
 
     def _nothing(self, finished: Finished) -> str:
         if finished.reason not in (FinishReason.STOP, FinishReason.LENGTH):
@@ -148,8 +196,16 @@ class Shown:
         return _ONLY_THOUGHT if self.has_thoughts else _SILENCE
 
 
-def _with_note(pages: list[str], note: str) -> list[str]:
-    """The note under the last page; in a message of its own where it does not fit there."""
-    *others, last = pages
+def _with_note(pages: list[str], note: str, most: int | None = None) -> list[str]:
+    """The note under the last page; in a message of its own where it does not fit there.
+
+    Where no more than `most` messages can be had, the last of them is cut to make room.
+    """
+    *others, last = pages[:most]
     together = f"{last}\n{note}".strip("\n")
-    return [*others, together] if units(together) <= MESSAGE_LIMIT else [*pages, note]
+    if units(together) <= MESSAGE_LIMIT:
+        return [*others, together]
+    if most is None or len(others) + 1 < most:
+        return [*others, last, note]
+    room = MESSAGE_LIMIT - units(note) - 1
+    return [*others, f"{split_pages(last, room)[0].content}\n{note}"]

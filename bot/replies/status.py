@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
+from bot.replies.limits import shortened
 
 THINKING = "-# 💭 thinking…"
 REST_FOLLOWS = "-# 📄 the rest comes as a file"
+_ERROR_LIMIT = 1_000  # UTF-16 units, so that the lines under an answer fit a message
+_REST_REFUSED = "-# 📄 the rest could not be posted"
 _WAITING = "-# ⏳ "
+READING = f"{_WAITING}Reading…"
 _INTERRUPTED = "-# ⚡ interrupted"
 _DOING = (
     THINKING,
     REST_FOLLOWS,
+    _REST_REFUSED,
     _WAITING,
     _INTERRUPTED,
 )  # that one where the bot was killed while it said so
@@ -37,6 +42,18 @@ def loading_line(loading: Loading) -> str:
 def spoken_eta(seconds: float) -> str:
     """A wait for people: "9 s", "12 min"."""
     return f"{max(1, round(seconds))} s" if seconds < 100 else f"{round(seconds / 60)} min"
+
+
+def rest_refused_line(why: str, *, in_details: bool = False) -> str:
+    """What stands under the last message that there is, where Discord refuses a further one; `in_details` says that the
+    whole answer is kept for the Details button."""
+    where = " · the whole answer is behind Details" if in_details else ""
+    return f"{_REST_REFUSED}: {why}{where}"
+
+
+def words_refused_text(why: str) -> str:
+    """What stands in the place of words that Discord refuses."""
+    return f"*(This part of the answer cannot be shown: {why}.)*"
 
 
 def interrupted_text(content: str, model: str) -> str:
@@ -75,5 +92,5 @@ def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, 
                 parts.append(f"reference {reference}")
     lines = [f"-# {' · '.join(parts)}"]
     if finished.error is not None:
-        lines.insert(0, f"⚠️ {finished.error}")
+        lines.insert(0, f"⚠️ {shortened(finished.error.for_people, _ERROR_LIMIT)}")
     return "\n".join(lines)

@@ -92,7 +92,7 @@ async def show_card(
 ) -> None:
     """Answer an acknowledged interaction with a card, and a picture above it.
 
-    Where the bot may not attach files, the card comes alone and says so.
+    Where Discord refuses the picture, the card comes alone and says so.
 
     Raises:
         discord.HTTPException: Discord refused.
@@ -102,8 +102,8 @@ async def show_card(
         try:
             files = [] if picture is None else [picture]
             await interaction.edit_original_response(embed=embed, attachments=files, allowed_mentions=_NOBODY)
-        except discord.Forbidden:
-            if picture is None:
+        except discord.HTTPException as error:
+            if picture is None or not 400 <= error.status < 500:
                 raise
             embed.set_footer(text="There is a picture too, where the bot has the permission Attach Files.")
             await interaction.edit_original_response(embed=embed, allowed_mentions=_NOBODY)
@@ -169,6 +169,17 @@ class ChannelSurface:
             if sent.content.strip() != content.strip():  # it is the first one
                 await sent.edit(content=content, view=view, allowed_mentions=_NOBODY)
             self.message_ids.append(sent.id)
+
+    async def show_buttons(self, page: int, view: discord.ui.View | None) -> None:
+        """Put other buttons under a page that stands there, whatever it says.
+
+        Raises:
+            discord.HTTPException: Discord refused.
+            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
+        """
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            message = self.channel.get_partial_message(self.message_ids[page])
+            await message.edit(view=view, allowed_mentions=_NOBODY)
 
     async def read(self, page: int) -> str:
         """What a page says in Discord now.
@@ -274,7 +285,8 @@ def own_channel(interaction: discord.Interaction[Any]) -> discord.PartialMessage
 
 
 def _attached(text: str | None, limit_bytes: int) -> list[discord.File]:
-    """The text as a file, as much of it as may be uploaded."""
+    """The text as a file, as much of it as may be uploaded, with no character cut in half."""
     if text is None:
         return []
-    return [discord.File(io.BytesIO(text.encode()[:limit_bytes]), "rest.md")]
+    part = text.encode()[:limit_bytes].decode(errors="ignore")
+    return [discord.File(io.BytesIO(part.encode()), "rest.md")]

@@ -19,7 +19,8 @@ from pathlib import Path
 from bot.errors import StorageError
 from bot.storage.condition import Condition, condition_of, opened, sync_folder
 from bot.storage.in_use import used, used_alone
-from bot.storage.sentences import WAY_OUT, explained
+from bot.storage.rights import make_folder, make_private, take_from_others
+from bot.storage.sentences import WAY_OUT, explained, require_file
 
 _LOGS = ("-wal", "-shm")
 _ANOTHER = "take another backup"
@@ -39,15 +40,18 @@ def back_up(database: Path, target: Path) -> Condition:
     Raises:
         StorageError: there is nothing to copy, the copy would be damaged, or it cannot be written.
     """
-    if not database.exists():
-        raise StorageError(f"There is no database at {database} yet: check DATA_DIR and DATABASE_FILE.")
-    if target.exists():
-        raise StorageError(f"{target} exists already: choose another name, or move it away.")
-    with explained(target, rights="choose a file in a folder you may write to"), _begun(target) as part:
-        with used(database):
-            _copy(database, part, WAY_OUT, told=target)
-        condition = _seen_as(database, part, WAY_OUT)
-        _give_name(part, target)
+    with explained(database):
+        if not database.exists():
+            raise StorageError(f"There is no database at {database} yet: check DATA_DIR and DATABASE_FILE.")
+        require_file(database)
+    with explained(target, rights="choose a file in a folder you may write to"):
+        if target.exists():
+            raise StorageError(f"{target} exists already: choose another name, or move it away.")
+        with _begun(target) as part:
+            with used(database):
+                _copy(database, part, WAY_OUT, told=target)
+            condition = _seen_as(database, part, WAY_OUT)
+            _give_name(part, target)
     return condition
 
 
@@ -60,13 +64,16 @@ def restore(source: Path, database: Path) -> Restored:
         StorageError: the bot is running; the copy is damaged, of a newer version or not Punchline's; or it cannot be
             written. The database is as it was then.
     """
-    if not source.is_file():
-        raise StorageError(f"There is no file {source}: check its path.")
-    if database.exists() and database.samefile(source):
-        raise StorageError(f"{source} is the database itself: name the backup to restore.")
+    with explained(source, rights="check the rights of the file and its folder"):
+        if not source.is_file():
+            raise StorageError(f"There is no file {source}: check its path.")
     with explained(database):
-        database.parent.mkdir(parents=True, exist_ok=True)
+        require_file(database)
+        if database.exists() and database.samefile(source):
+            raise StorageError(f"{source} is the database itself: name the backup to restore.")
+        make_folder(database.parent)
         with used_alone(database), _begun(database) as part:
+            take_from_others(database)
             _copy(source, part, _ANOTHER, told=database)
             condition = _seen_as(source, part, _ANOTHER, thorough=True)
             _owned_like(database if database.exists() else database.parent, part)
@@ -150,6 +157,7 @@ def _set_aside(database: Path) -> Path | None:
     try:
         os.link(database, kept)
     except OSError:  # a file system without links
+        make_private(kept)  # not for others for a moment either
         shutil.copy2(database, kept)
     return kept
 

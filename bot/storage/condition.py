@@ -11,7 +11,7 @@ from typing import Literal
 
 from bot.errors import StorageError
 from bot.storage.migrate import BUSY_TIMEOUT_S, known_schemas
-from bot.storage.sentences import WAY_OUT, damaged, explained
+from bot.storage.sentences import WAY_OUT, damaged, explained, require_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,12 @@ def try_to_write(path: Path) -> None:
 
 
 def opened(path: Path, mode: Literal["ro", "rw"]) -> sqlite3.Connection:
-    """A connection to a file that is there; patient with others, as the bot's own are."""
+    """A connection to a file that is there; patient with others, as the bot's own are.
+
+    Raises:
+        StorageError: it is no file.
+    """
+    require_file(path)
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
     )

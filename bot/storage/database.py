@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from bot.errors import StorageError
 from bot.storage.in_use import used
-from bot.storage.migrate import BUSY_TIMEOUT_S, migrate, told_when_to_begin
+from bot.storage.migrate import BUSY_TIMEOUT_S, address, migrate, told_when_to_begin
+from bot.storage.rights import make_folder
 from bot.storage.sentences import LOCKED, explained
 
 ANSWER_TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
@@ -119,14 +120,15 @@ class Database:
 
 def _engine(path: Path, *, to_write: bool) -> AsyncEngine:
     # What people wrote is among the parameters: they are in no error and no line of the log.
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", hide_parameters=True)
+    engine = create_async_engine(address("sqlite+aiosqlite", path), hide_parameters=True)
     told_when_to_begin(engine.sync_engine, to_write=to_write)
     return engine
 
 
 @asynccontextmanager
 async def open_database(path: Path) -> AsyncIterator[Database]:
-    """Open the file, made and brought up to date first; its folder is made too.
+    """Open the file, made and brought up to date first; its folder is made too. Both are their
+    owner's only.
 
     Nobody exchanges the file while it is open (`backup.restore`).
 
@@ -134,7 +136,7 @@ async def open_database(path: Path) -> AsyncIterator[Database]:
         StorageError: it cannot be used, with the fix.
     """
     with explained(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     with used(path):
         with explained(path):
             await asyncio.to_thread(migrate, path)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bot.errors import StorageError
+from bot.storage.rights import make_private
+from bot.storage.sentences import explained
 
 if sys.platform != "win32":
     import fcntl
@@ -48,14 +50,21 @@ def _held(path: Path, *, alone: bool) -> Iterator[bool]:
     if sys.platform == "win32":  # there, a file that is open cannot be exchanged anyway
         yield True
         return
-    # Only for reading: whoever comes first may have been another user of this machine.
-    held = os.open(f"{path}.in-use", os.O_RDONLY | os.O_CREAT, 0o644)
+    file = Path(f"{path}.in-use")
+    with explained(file):
+        make_private(file)
+        held = os.open(file, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(held, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        with explained(file):
+            is_held = _locked(held, alone=alone)
+        yield is_held
     finally:
         os.close(held)
+
+
+def _locked(file: int, *, alone: bool) -> bool:
+    try:
+        fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -15,30 +15,38 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from bot.errors import StorageError
-from bot.storage.sentences import damaged
+from bot.storage.rights import make_private, take_from_others
+from bot.storage.sentences import damaged, require_file
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 10.0  # how long one waits for another who writes
 
 
 def migrate(path: Path, migrations: Path = MIGRATIONS) -> None:
-    """Make the file if there is none, and bring it up to date. Blocks; safe to be run by two at once.
+    """Make the file if there is none, for its owner only, and bring it up to date. Blocks; two may do it at once.
 
     All of the file is read first: damage is told at the start, and not in the middle of somebody's question.
 
     Raises:
         StorageError: it is damaged, another program's, or a newer version of Punchline wrote it.
     """
+    require_file(path)
     config = _config(migrations)
     # Turning on the write-ahead log fails at once where another one does it in the same moment.
-    with FileLock(f"{path}.lock", timeout=BUSY_TIMEOUT_S), _connected(path) as connection:
+    lock = Path(f"{path}.lock")
+    make_private(lock)
+    with FileLock(lock, timeout=BUSY_TIMEOUT_S), _connected(path) as connection:
         if connection.exec_driver_sql("PRAGMA quick_check(1)").scalar() != "ok":
             raise damaged(path)
-        current = MigrationContext.configure(connection).get_current_revision()
+        try:
+            current = MigrationContext.configure(connection).get_current_revision()
+        except CommandError:  # it has more than one
+            raise damaged(path) from None
         if current is not None and current not in _known(config):
             raise StorageError(
                 f"{path} was written by a newer Punchline (schema {current}): install that version again, or set "
@@ -46,6 +54,7 @@ def migrate(path: Path, migrations: Path = MIGRATIONS) -> None:
             )
         if current is None and connection.exec_driver_sql("SELECT count(*) FROM sqlite_master").scalar():
             raise StorageError(f"{path} belongs to another program: set DATABASE_FILE to another file.")
+        take_from_others(path)  # now that it is known to be ours
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
 
@@ -57,7 +66,8 @@ def known_schemas() -> list[str]:
 
 def _config(migrations: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(migrations))
+    # The option's value is a template, in which % begins the name of another option.
+    config.set_main_option("script_location", str(migrations.absolute()).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
 
@@ -68,13 +78,19 @@ def _known(config: Config) -> list[str]:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[Connection]:
-    engine = create_engine(f"sqlite:///{path}")
+    make_private(path)
+    engine = create_engine(address("sqlite", path))
     told_when_to_begin(engine)
     try:
         with engine.begin() as connection:
             yield connection
     finally:
         engine.dispose()
+
+
+def address(driver: str, path: Path) -> URL:
+    """The address of a database file for SQLAlchemy, whatever characters are in its path."""
+    return URL.create(driver, database=str(path.absolute()))
 
 
 def told_when_to_begin(engine: Engine, *, to_write: bool = True) -> None:

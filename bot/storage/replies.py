@@ -13,7 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from bot.storage.database import Database
 from bot.storage.tables import replies, reply_messages
 
+# Reasons that are no `FinishReason`.
 INTERRUPTED = "interrupted"
+TOO_LONG = "too_long"  # an error: the question left the model no room for an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +86,16 @@ class Replies:
         return await self._read(replies.c.end_shown.is_(False))
 
     async def forget(self, *, older_than_days: float) -> int:
-        """Forget replies that were begun before that; how many."""
+        """Forget replies that were begun before that; how many. A few at a time: others who write take turns."""
         before = datetime.now(UTC).replace(tzinfo=None) - timedelta(days=older_than_days)
-        statement = delete(replies).where(replies.c.begun_at < before)
-        return (await self._database.run(lambda connection: connection.execute(statement))).rowcount
+        some = select(replies.c.id).where(replies.c.begun_at < before).limit(_FORGOTTEN_AT_A_TIME)
+        statement = delete(replies).where(replies.c.id.in_(some))
+        forgotten = 0
+        while True:
+            done = await self._database.run(lambda connection: connection.execute(statement))
+            forgotten += done.rowcount
+            if done.rowcount < _FORGOTTEN_AT_A_TIME:
+                return forgotten
 
     async def _read(self, where: Any) -> list[KeptReply]:
         async def work(connection: AsyncConnection) -> list[KeptReply]:
@@ -105,5 +113,6 @@ class Replies:
         return await self._database.read(work)
 
 
+_FORGOTTEN_AT_A_TIME = 200
 _OF_THE_END = ("answer", "reason", "numbers", "end_shown")
 _COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", "request", *_OF_THE_END)

@@ -32,6 +32,17 @@ _SENTENCES = {
 }
 
 
+def require_file(path: Path) -> None:
+    """Let nothing but a file, or nothing at all, be taken for a database: reading a pipe would never end.
+
+    Raises:
+        StorageError: it is something else.
+        OSError: it cannot be looked at.
+    """
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is no file: set DATABASE_FILE to one, in a folder the bot may write to.")
+
+
 def damaged(path: Path, way_out: str = WAY_OUT) -> StorageError:
     """That a file was looked at, and is not whole."""
     return StorageError(_SENTENCES["malformed"].format(path=path, way_out=way_out))
@@ -58,7 +69,10 @@ def explained(path: Path, *, way_out: str = WAY_OUT, rights: str = RIGHTS) -> It
         raise StorageError(sentence.format(path=path, way_out=way_out)) from error
     except Timeout as error:
         raise StorageError(LOCKED.format(path=path)) from error
+    except NotImplementedError as error:  # what `filelock` raises where a file system has no locks
+        raise StorageError(f"{path} cannot be used (its file system has no locks): {rights}.") from error
     except OSError as error:
         if isinstance(error, TimeoutError):
             raise
-        raise StorageError(f"{path} cannot be used ({error.strerror}): {rights}.") from error
+        why = error.strerror or type(error).__name__
+        raise StorageError(f"{path} cannot be used ({why}): {rights}.") from error

@@ -185,15 +185,23 @@ async def test_requests_under_way_are_counted_until_their_generation_has_ended(t
         await door.answer()
 
 
-async def test_a_request_that_is_refused_or_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
-    async with opened(tmp_path, person=Quota(2), person_requests=1) as door:
-        for _ in range(3):  # the queue was full: nobody was answered
+async def test_a_request_that_is_refused_or_breaks_off_was_asked_and_holds_no_place(tmp_path: Path) -> None:
+    async with opened(tmp_path, person=Quota(6), person_requests=1, prompt_characters=10) as door:
+        for _ in range(2):  # the queue was full: nobody was answered
             with await door.gate.admit(asker(), "smol", QUESTION):
                 pass
         with pytest.raises(LookupError), await door.enter():
             raise LookupError
+        with pytest.raises(LimitReached, match="11 characters"):
+            await door.enter(messages=(ChatMessage(Role.USER, "x" * 11),))
+        with await door.enter() as held:
+            assert "on the way" in await door.why_not()
+            end(held)
+        for _ in range(3):  # what the limit itself refuses does not put off when it opens
+            assert "asked 6 times" in await door.why_not()
+            door.after(seconds=19)
+        door.after(seconds=3)
         await door.answer()
-        assert "asked 2 times" in await door.why_not()
 
 
 async def test_of_many_who_come_at_the_same_moment_no_more_are_let_in_than_may(tmp_path: Path) -> None:
@@ -249,12 +257,13 @@ async def test_a_database_that_hangs_is_a_sentence_in_time(tmp_path: Path) -> No
             await door.enter()
 
 
-async def test_use_that_is_a_day_old_is_forgotten_while_people_ask(tmp_path: Path) -> None:
+async def test_use_that_is_a_day_old_is_forgotten_and_newer_use_is_not(tmp_path: Path) -> None:
     async with open_database(tmp_path / "punchline.sqlite3") as database:
         door = door_to(database, Limits())
         await door.answer()
         door.after(days=1, seconds=SPAN_S)
         await door.answer(asker(2))
+        await door.gate.forget_old()
 
         async def people(connection: Any) -> list[int]:
             rows = await connection.exec_driver_sql(

@@ -19,7 +19,7 @@ from bot.cli import EXIT_USAGE, main
 from bot.errors import UsageError
 from bot.inference.catalog import SamplingParams
 from bot.settings import load_settings
-from tests.conftest import CACHE_DIR
+from tests.inference.checkpoints import save_checkpoint
 
 WORK = Work.of(SamplingParams(temperature=0.5), 3)
 
@@ -99,14 +99,19 @@ def test_users_that_are_no_numbers_are_a_sentence(typed: str, capsys: pytest.Cap
     assert "write numbers with commas between" in capsys.readouterr().err
 
 
-@pytest.mark.model
 @pytest.mark.timeout(300)
 def test_a_run_measures_generate_and_the_whole_bot(
-    smol_engine: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = load_settings(None, cache_dir=CACHE_DIR, data_dir=tmp_path)
+    """With a tiny model, so that it takes no longer where a processor has no kernel for NF4."""
+    save_checkpoint("llama", tmp_path / "tiny", context_tokens=8_192)
+    models = tmp_path / "models.toml"
+    models.write_text(
+        f'[tiny]\nsource = "{tmp_path / "tiny"}"\ncontext_tokens = 8192\ndescription = "a model"\n'
+    )
+    settings = load_settings(None, cache_dir=tmp_path, data_dir=tmp_path, models_file=models)
     file, plots = tmp_path / "bench.json", tmp_path / "plots"
-    assert bench(settings, Plan("smol", (1, 2), tokens=4), file, plots) == 0
+    assert bench(settings, Plan("tiny", (1, 2), tokens=4), file, plots) == 0
     document = json.loads(file.read_text())
     rows = {(row["system"], row["users"], row["arrivals"]): row for row in document["results"]}
     for users in (1, 2):

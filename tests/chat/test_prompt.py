@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bot.chat.messages import ChatMessage, Role
 from bot.chat.prompt import (
+    HISTORY_CHARACTERS,
+    HISTORY_EXCHANGES,
     Messages,
     alternate,
     ask_messages,
     fold_system,
     follow_up,
     joke_messages,
-    shorter,
+    shortened,
+    within_history,
 )
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
@@ -130,23 +134,51 @@ def test_a_question_after_an_answer_comes_with_both() -> None:
     assert follow_up(said((USER, "Why?")), "", "Well?") == said((USER, "Why?"), (USER, "Well?"))
 
 
-def test_a_long_conversation_loses_its_oldest_exchange_and_not_what_the_system_says() -> None:
+def sizes_of(messages: Messages) -> list[int]:
+    return [len(message.content) for message in messages]
+
+
+def test_a_long_conversation_loses_its_oldest_exchanges_and_not_what_the_system_says() -> None:
     conversation = said(
         (SYSTEM, "s"), (USER, "1"), (ASSISTANT, "a"), (USER, "2"), (ASSISTANT, "b"), (USER, "3")
     )
-    once = shorter(conversation)
-    assert once == said((SYSTEM, "s"), (USER, "2"), (ASSISTANT, "b"), (USER, "3"))
-    twice = shorter(once)
-    assert twice == said((SYSTEM, "s"), (USER, "3"))
-    assert shorter(twice) is None
+    assert shortened(conversation, sizes_of(conversation), 6) == conversation
+    for most in (5, 4):
+        once = shortened(conversation, sizes_of(conversation), most)
+        assert once == said((SYSTEM, "s"), (USER, "2"), (ASSISTANT, "b"), (USER, "3"))
+    for most in (3, 1, 0):
+        twice = shortened(conversation, sizes_of(conversation), most)
+        assert twice == said((SYSTEM, "s"), (USER, "3"))
 
 
-@given(CONVERSATIONS)
-def test_shortening_ends_and_keeps_the_end_of_the_conversation(conversation: Messages) -> None:
-    left, rounds = conversation, 0
-    while (fewer := shorter(left)) is not None:
-        assert len(fewer) < len(left)
-        assert fewer[-1] == left[-1]
-        left, rounds = fewer, rounds + 1
-    assert rounds == max(0, sum(message.role is USER for message in conversation) - 1)
+@given(CONVERSATIONS, st.integers(0, 100))
+def test_shortening_drops_no_more_than_it_must_and_keeps_the_end_of_the_conversation(
+    conversation: Messages, most: int
+) -> None:
+    left = shortened(conversation, sizes_of(conversation), most)
     assert [one for one in left if one.role is SYSTEM] == [one for one in conversation if one.role is SYSTEM]
+    kept = [one for one in conversation if one.role is not SYSTEM][
+        -len([one for one in left if one.role is not SYSTEM]) or len(conversation) :
+    ]
+    assert [one for one in left if one.role is not SYSTEM] == kept
+    questions = [one for one in left if one.role is USER]
+    assert sum(sizes_of(left)) <= most or len(questions) <= 1
+    if len(left) < len(conversation):
+        assert left[-1] == conversation[-1]
+        # With the exchange that was dropped last it would have been too large.
+        more = shortened(conversation, sizes_of(conversation), sum(sizes_of(left)) + 1)
+        assert sum(sizes_of(left)) <= most < sum(sizes_of(more)) or len(questions) <= 1 or more == left
+
+
+@pytest.mark.parametrize("words", ["w" * 1_990, "w"])
+def test_what_a_conversation_keeps_does_not_grow_with_the_chain_of_replies(words: str) -> None:
+    conversation = ask_messages(words)
+    for _ in range(200):
+        conversation = within_history(follow_up(conversation, words, words), context_tokens=8_192)
+        assert conversation[0] == ask_messages(words)[0]
+        assert conversation[-1].content == words
+        assert sum(sizes_of(conversation)) <= HISTORY_CHARACTERS
+        assert len(conversation) <= 2 * HISTORY_EXCHANGES + 1
+    assert sum(sizes_of(conversation)) > HISTORY_CHARACTERS - 4_000 or len(conversation) > 98
+    small = within_history(conversation, context_tokens=1_024)
+    assert sum(sizes_of(small)) <= 8 * 1_024

@@ -13,7 +13,7 @@ from simcord import SetupError
 from simcord.actors import MemberActor
 from simcord.builders import ChannelHandle, RoleHandle
 
-from bot.errors import BotError
+from bot.errors import BotError, PromptTooLong
 from bot.inference.engine import FinishReason
 from bot.inference.scripted import ScriptedEngine
 from tests.world import World, labels, open_world
@@ -257,6 +257,21 @@ async def test_tokens_are_counted_for_complete_stopped_and_failed_answers_and_di
         await asked(world, world.bob, engine)
 
 
+async def test_a_prompt_that_is_stopped_while_it_is_read_or_is_too_long_is_counted(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=(forever.wait,))  # 8 tokens read
+    async with opened(engine, tmp_path, person_tokens_per_day=16) as world:
+        await world.bob.slash(world.channel, "ask", prompt="Hm?")
+        await world.until(lambda: len(engine.started) == 1)
+        (under_way,) = world.bot.services.answers.under_way
+        under_way.reply.stop("bob")
+        await world.until(lambda: engine.stopped == 1 and world.queue.running == 0)
+        await world.pass_time(2)
+        engine.script = (PromptTooLong("That is too long for smol.", 8),)
+        await asked(world, world.bob, engine)
+        assert "You have used 16 tokens within a day" in await refused(world, world.bob)
+
+
 @pytest.mark.parametrize("how", ["stopped", "gone", "failed", "complete"])
 async def test_however_a_request_ends_the_next_one_has_its_place(tmp_path: Path, how: str) -> None:
     more, forever = asyncio.Event(), asyncio.Event()
@@ -282,18 +297,83 @@ async def test_however_a_request_ends_the_next_one_has_its_place(tmp_path: Path,
         await asked(world, world.bob, engine)
 
 
-async def test_a_request_that_the_queue_refused_was_not_asked(tmp_path: Path) -> None:
+async def test_a_request_that_the_queue_refused_was_asked_and_holds_no_place(tmp_path: Path) -> None:
     forever = asyncio.Event()
     engine = ScriptedEngine(script=(forever.wait,))
-    limits = {"person_concurrent_requests": 1, "person_requests_per_minute": 1, "queue_limit": 0}
+    limits = {"person_concurrent_requests": 1, "person_requests_per_minute": 3, "queue_limit": 0}
     async with opened(engine, tmp_path, **limits) as world:
         await world.alice.slash(world.channel, "ask", prompt="Hm?")
-        for _ in range(3):
+        for _ in range(2):
             assert "Too many people" in await refused(world, world.bob)
         forever.set()
         await world.until(lambda: world.queue.running == 0)
         await asked(world, world.bob, engine)
-        assert "asked once" in await refused(world, world.bob)
+        assert "asked 3 times" in await refused(world, world.bob)
+
+
+async def test_a_rule_for_a_model_that_left_the_catalogue_is_cleared_by_its_name(tmp_path: Path) -> None:
+    async with opened(ScriptedEngine(), tmp_path) as world:
+        await access(world, "deny", who=world.bob, model="phi")
+        await access(world, "deny", who=world.bob)
+        catalog = world.bot.services.moderation._catalog
+        del catalog._specs["phi"]
+        assert "no model called 'phi'" in await access(world, "deny", who=world.bob, model="phi")
+        assert "no model called 'phee'" in await access(world, "clear", who=world.bob, model="phee")
+        said_so = await access(world, "clear", who=world.bob, model=" Phi ")
+        assert said_so == f"The rule about {world.bob.mention} and phi is gone."
+        result = await world.alice.slash(world.channel, "access show")
+        assert result.response is not None
+        shown = str(result.response.embeds[0].description)
+        assert "phi" not in shown
+        assert f"• {world.bob.mention} may **not** ask me" in shown
+
+
+async def test_a_server_that_is_off_is_told_so_by_everything_but_access(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=("<think>Hm.</think>Ha.",))
+    async with opened(engine, tmp_path) as world:
+        await asked(world, world.alice, engine)
+        (answer,) = world.messages
+        menu = await world.alice.click(answer, label="Another model")
+        assert menu.response is not None
+        await access(world, "off")
+        commands: dict[str, dict[str, Any]] = {
+            "gpu": {},
+            "model list": {},
+            "model show": {},
+            "model set": {"model": "phi"},
+            "model reset": {},
+            "model offer": {},
+            "model inspect": {},
+            "joke": {},
+            "doctor": {},
+            "queue": {},
+            "panel": {},
+        }
+        for command, options in commands.items():
+            everywhere = world.env.backend.find_command(command.split()[0], world.channel.guild.id, type=1)  # type: ignore[union-attr]
+            assert everywhere is not None
+            everywhere["default_member_permissions"] = None
+            said_so = words(await world.alice.slash(world.channel, command, **options))
+            assert said_so.startswith("I am switched off in this server"), command
+        for label in ("Regenerate", "Another model", "Thinking", "Details"):
+            assert "switched off" in words(await world.alice.click(answer, label=label)), label
+        assert "switched off" in words(await world.alice.select(menu.response, ["phi"]))
+        assert await world.alice.autocomplete(world.channel, "ask", "model", "") == []
+        assert len(world.messages) == 1
+        assert len(engine.started) == 1
+        await access(world, "on")
+        assert "Hm." in words(await world.alice.click(answer, label="Thinking"))
+
+
+async def test_what_is_under_way_when_a_server_is_switched_off_can_be_stopped(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=("Once", forever.wait))
+    async with opened(engine, tmp_path) as world:
+        await world.bob.slash(world.channel, "ask", prompt="Hm?")
+        await world.until(lambda: bool(world.messages and "Once" in world.messages[0].content))
+        await access(world, "off")
+        await world.bob.click(world.messages[0], label="Stop")
+        await world.until(lambda: engine.stopped == 1)
 
 
 async def test_moderators_give_quotas_to_roles_people_and_the_server(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -309,3 +310,76 @@ async def test_a_database_that_does_not_take_it_costs_neither_the_answer_nor_its
             kept = await replies.of_message(message_id)
             assert kept is not None
             assert (kept.answer, kept.reason) == ("Hello, world.", "stop")
+
+
+async def details(world: World, who: Any, message: Any) -> dict[str, Any]:
+    result = await who.click(message, label="Details")
+    assert words(result) == ""
+    assert result.response is not None
+    (attached,) = result.response.attachments
+    document = json.loads(await attached.read())
+    assert isinstance(document, dict)
+    return document
+
+
+async def said_to(world: World, who: Any, text: str, to: int) -> None:
+    """Somebody replies to the bot's message of that number, and has their answer."""
+    assert world.bot.user is not None
+    replies = [one for one in world.messages if one.author.bot]
+    await who.send(world.channel, f"{world.bot.user.mention} {text}", reply_to=replies[to])
+
+    def answered() -> bool:
+        found = [one for one in world.messages if one.author.bot]
+        return len(found) == len(replies) + 1 and "Details" in labels(found[-1]) and world.queue.running == 0
+
+    await world.until(answered)
+
+
+async def test_details_show_what_this_person_wrote_and_not_what_somebody_else_gave_a_command(
+    tmp_path: Path,
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke", topic="my secret", audience="my secret friends")
+        await world.until(lambda: world.ended)
+        await said_to(world, world.bob, "ok", 0)
+        await said_to(world, world.alice, "Another one?", 1)
+        by_bob, by_alice = [one for one in world.messages if one.author.bot][1:]
+        bobs = await details(world, world.bob, by_bob)
+        alices = await details(world, world.alice, by_alice)
+        assert "secret" not in json.dumps(bobs)
+        assert [one["content"] for one in bobs["messages"]] == [None, None, "Hello, world.", "ok"]
+        assert "secret friends" in alices["messages"][0]["content"]
+        assert [one["content"] for one in alices["messages"][1:]] == [
+            "Tell me a joke about my secret.",
+            "Hello, world.",
+            None,
+            "Hello, world.",
+            "Another one?",
+        ]
+        # Whoever has it answered anew is no more let in on it.
+        await world.bob.click(by_bob, label="Regenerate")
+        await world.until(lambda: len(world.messages) == 6 and world.ended)
+        assert "secret" not in json.dumps(await details(world, world.bob, world.messages[-1]))
+
+
+async def test_details_of_a_reply_that_was_kept_without_authors_show_nothing_of_others(
+    tmp_path: Path,
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        await world.alice.slash(world.channel, "ask", prompt="my secret")
+        await world.until(lambda: world.ended)
+        await said_to(world, world.bob, "ok", 0)
+        with sqlite3.connect(tmp_path / "punchline.sqlite3") as file:
+            for reply_id, request in file.execute("SELECT id, request FROM replies").fetchall():
+                old = json.loads(request)
+                for message in old["messages"]:
+                    message.pop("author_id", None)
+                file.execute("UPDATE replies SET request = ? WHERE id = ?", (json.dumps(old), reply_id))
+        file.close()
+        by_alice, by_bob = [one for one in world.messages if one.author.bot]
+        contents = [one["content"] for one in (await details(world, world.bob, by_bob))["messages"]]
+        assert contents == [None, None, "Hello, world.", "ok"]
+        assert (await details(world, world.alice, by_alice))["messages"][-1]["content"] == "my secret"
+        await said_to(world, world.bob, "And now?", 1)
+        newest = [one for one in world.messages if one.author.bot][-1]
+        assert "secret" not in json.dumps(await details(world, world.bob, newest))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import discord
+import discord.http
 import pytest
 
 from bot.client import PunchlineBot
 from bot.errors import ModelUnavailable
 from bot.inference.engine import FinishReason, GenerationRequest, Loading
 from bot.inference.scripted import ScriptedEngine
+from bot.registration import refused
+from bot.replies.status import READING
 from tests.world import World, labels, open_world, over
 
 FOOTER = "-# smol · 3 tokens · 20.0 tokens/s · 0.1 s"
@@ -268,8 +272,10 @@ async def test_white_space_before_the_first_words_is_not_shown_as_an_answer(tmp_
     gate = asyncio.Event()
     async with open_world(ScriptedEngine(script=("\n\n", gate.wait, "Ha.")), tmp_path) as world:
         await world.alice.slash(world.channel, "joke")
-        await world.pass_time(2)
+        await world.pass_time(1)
         assert world.edits == []
+        await world.pass_time(1)
+        assert world.edits == [READING]
         gate.set()
         await world.until(lambda: world.ended)
         assert world.messages[0].content.startswith("Ha.\n-#")
@@ -406,6 +412,48 @@ async def test_a_failed_registration_does_not_stop_the_bot_and_is_tried_again(tm
         assert not (tmp_path / "second" / "commands.sha256").exists()
         await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path / "second"))
         assert (tmp_path / "second" / "commands.sha256").exists()
+
+
+INVALID = "Invalid Form Body: the name of an option is not valid in ja"
+
+
+async def test_a_command_that_discord_refuses_is_named_with_the_reason_and_the_others_are_registered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[str] = []
+
+    async def singly(_: object, __: int, payload: dict[str, Any]) -> None:
+        if payload["name"] == "joke":
+            response: Any = SimpleNamespace(status=400, reason="Bad Request")
+            raise discord.HTTPException(response, {"message": INVALID, "code": 50035})
+        registered.append(payload["name"])
+
+    # The simulated Discord registers all commands together only.
+    monkeypatch.setattr(discord.http.HTTPClient, "upsert_global_command", singly)
+    async with open_world(ScriptedEngine(), tmp_path / "first") as world:
+        world.env.inject_error("PUT", "/applications/*/commands", status=400, code=50035, message=INVALID)
+        new = PunchlineBot(services=world.bot.services, data_dir=tmp_path / "second")
+        caplog.clear()
+        await world.env.restart_bot(new)
+        assert {"joke", *registered} == {command.name for command in new.tree.get_commands()}
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert len(errors) == 2
+        assert f"not registered: /joke: 400 Bad Request (error code: 50035): {INVALID}" in errors[1]
+        assert not (tmp_path / "second" / "commands.sha256").exists()
+        assert refused(tmp_path / "second").startswith("/joke: 400 Bad Request")
+        # The next start tries again, and has nothing more to tell then.
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path / "second"))
+        assert refused(tmp_path / "second") == ""
+
+
+async def test_a_refusal_of_all_commands_is_logged_with_discords_reason(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path / "first") as world:
+        world.env.inject_error("PUT", "/applications/*/commands", status=403, code=20012, message="not yours")
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path / "second"))
+        assert "error code: 20012): not yours" in caplog.text
+        assert "error code: 20012): not yours" in refused(tmp_path / "second")
 
 
 async def test_a_bug_in_a_command_is_a_sentence_with_a_reference_that_the_log_has_too(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,50 @@ async def test_many_models_are_pages_that_only_the_operator_turns(tmp_path: Path
         (message,) = world.channel.history(viewer=admin)
         assert message.content != first
         assert "**m" in message.content
+
+
+async def test_pages_are_not_turned_for_somebody_who_is_no_operator_any_more(tmp_path: Path) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text("".join(OWN.format(alias=f"m{number:02d}") for number in range(40)))
+    async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
+        admin = administrator(world, operates=True)
+        first = await shown(world, await admin.slash(world.channel, "doctor"))
+        (message,) = world.channel.history(viewer=admin)
+        world.bot.services.operators.name([12345])
+        result = await admin.click(message, label="Next")
+        assert result.response is not None
+        assert result.response.content == "Only the people who run the bot can do that."
+        assert next(iter(world.channel.history(viewer=admin))).content == first
+        assert len(world.env.errors) == 1
+
+
+async def test_a_driver_that_hangs_holds_one_thread_however_often_the_doctor_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, looks = threading.Event(), []
+
+    def read() -> Accelerator:
+        looks.append(1)
+        hangs.wait(60)
+        return CPU
+
+    monkeypatch.setattr(machine_checks, "read_accelerator", read)
+    monkeypatch.setattr(machine_checks, "TORCH_PATIENCE_S", 0.2)
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        admin = administrator(world, operates=True)
+        for _ in range(2):
+            said = await shown(world, await admin.slash(world.channel, "doctor"))
+            assert "see whether `nvidia-smi` answers" in said
+        assert len(looks) == 1
+        hangs.set()
+
+
+async def test_commands_that_discord_refused_are_told_with_its_reason(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        (tmp_path / "commands.refused").write_text("/joke: 400 Bad Request: not a name")
+        admin = administrator(world, operates=True)
+        said = await shown(world, await admin.slash(world.channel, "doctor"))
+    assert "❌ **commands** Discord did not take all commands at the last start: /joke: 400" in said
 
 
 async def test_in_a_direct_message_no_server_is_looked_at(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import discord
 import pytest
 
+from bot.errors import HubUnreachable
 from bot.inference.device import DeviceReading, Sensors
 from bot.inference.memory import Footprint, MemoryReport, Resident
 from bot.inference.scripted import ScriptedEngine
@@ -101,6 +103,18 @@ async def test_a_channel_that_takes_no_files_gets_the_numbers_alone(tmp_path: Pa
         assert world.messages[0].attachments == []
 
 
+async def test_who_does_not_see_the_picture_reads_how_many_layers_there_are(
+    tmp_path: Path, gemma: Path
+) -> None:
+    config = json.loads((gemma / "config.json").read_text())
+    async with open_world(ScriptedEngine(), tmp_path, models_file=catalogue(tmp_path, gemma)) as world:
+        await world.alice.slash(world.channel, "model inspect", model="tiny")
+        await world.until(lambda: bool(shown(world)))
+        said = fields(shown(world)[0])["Layers"]
+    assert said.startswith(f"{config['num_hidden_layers']} layers of {config['hidden_size']}\n")
+    assert f"{config['num_attention_heads']} attention heads" in said
+
+
 async def test_the_model_option_completes_from_the_catalogue(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
         typed = await world.alice.autocomplete(world.channel, "model inspect", "model", "Mistral")
@@ -167,3 +181,50 @@ def test_many_models_in_memory_still_fit_into_a_card() -> None:
     said = fields(device_card(DeviceReading("A GPU", True, 2, 1, 0), MemoryReport(10**11, many)))
     assert "and 50 more" in said["Models in memory"]
     assert len(said["Models in memory"]) <= 1024
+
+
+async def test_a_driver_that_hangs_holds_one_thread_however_often_gpu_is_asked_for_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, looks = threading.Event(), []
+
+    def read() -> DeviceReading:
+        looks.append(1)
+        hangs.wait(30)
+        return DeviceReading("A GPU", True, 2, 1, 0)
+
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        monkeypatch.setattr(world.bot.services.device_card, "_read", read)
+        for number in range(3):
+            await world.alice.slash(world.channel, "gpu")
+            await world.pass_time(30)
+            await world.until(lambda number=number: len(world.messages) == number + 1)  # type: ignore[misc]
+            assert "The GPU's driver does not answer." in world.messages[-1].content
+        assert len(looks) == 1
+        world.env.errors.clear()
+        hangs.set()
+        await world.until(lambda: not world.bot.services.device_card._looks.is_under_way("device"))
+        await world.alice.slash(world.channel, "gpu")
+        await world.until(lambda: bool(world.messages[-1].embeds))
+
+
+async def test_an_inspection_that_hangs_holds_one_thread_however_often_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, looks = threading.Event(), []
+
+    def look(*_: object) -> Any:
+        looks.append(1)
+        hangs.wait(30)
+        raise HubUnreachable("no")
+
+    monkeypatch.setattr("bot.inference.inspector.Inspector.look", look)
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        for number in range(3):
+            await world.alice.slash(world.channel, "model inspect", model="gemma")
+            await world.pass_time(100)
+            await world.until(lambda number=number: len(world.messages) == number + 1)  # type: ignore[misc]
+            assert "took longer than 60 s" in world.messages[-1].content
+        assert len(looks) == 1
+        world.env.errors.clear()
+        hangs.set()

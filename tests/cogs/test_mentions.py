@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
 from pathlib import Path
 
 import discord
 import pytest
 
+from bot.chat.prompt import HISTORY_CHARACTERS
+from bot.errors import PromptTooLong
 from bot.inference.engine import GenerationRequest
 from bot.inference.scripted import ScriptedEngine
 from tests.world import World, labels, open_world
@@ -178,6 +182,48 @@ async def test_a_full_queue_is_a_sentence_in_the_channel(tmp_path: Path) -> None
         assert world.env.errors == []
 
 
+async def test_a_person_cannot_make_the_bot_repeat_itself_in_a_channel(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=(forever.wait,)), tmp_path, queue_limit=0) as world:
+        await world.alice.slash(world.channel, "joke")
+        for question in ("Why?", ""):
+            before = len(answers(world))
+            for _ in range(40):
+                await world.bob.send(world.channel, f"{me(world)} {question}")
+            assert len(answers(world)) == before + 1
+        await world.pass_time(60)
+        await world.bob.send(world.channel, f"{me(world)} Why?")
+        assert answers(world)[-1].content.startswith("Too many people")
+        assert len(answers(world)) == 4
+
+
+async def test_questions_that_a_full_queue_refused_count_as_asked(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    engine = ScriptedEngine(script=(forever.wait,))
+    async with open_world(engine, tmp_path, queue_limit=0, person_requests_per_minute=10) as world:
+        await world.alice.slash(world.channel, "joke")
+        for _ in range(10):
+            await world.bob.send(world.channel, f"{me(world)} Why?")
+        await world.bob.send(world.channel, f"{me(world)} Why?")
+        assert answers(world)[-1].content.startswith("You have asked 10 times within a minute.")
+        assert len(answers(world)) == 3
+
+
+async def test_a_bug_that_a_person_meets_again_and_again_is_said_once_and_always_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+
+        async def broken(*_: object) -> None:
+            raise LookupError("a row of the ledger")
+
+        world.bot.services.chooser.resolve = broken  # type: ignore[method-assign, assignment]
+        for _ in range(3):
+            await world.alice.send(world.channel, f"{me(world)} Why?")
+        assert len(answers(world)) == 1
+        assert caplog.text.count("a row of the ledger") >= 3
+
+
 async def test_where_the_bot_may_not_write_it_does_not_even_ask_the_model(tmp_path: Path) -> None:
     engine = ScriptedEngine()
     async with open_world(engine, tmp_path) as world:
@@ -205,3 +251,55 @@ async def test_a_bug_is_a_sentence_with_a_number_that_the_log_has_too(
         (answer,) = answers(world)
         assert "ledger" not in answer.content
         assert answer.content.rstrip(".").split()[-1] in caplog.text
+
+
+def kept_sizes(folder: Path) -> list[int]:
+    """The characters of each kept request, the newest last."""
+    with sqlite3.connect(folder / "punchline.sqlite3") as file:
+        rows = file.execute("SELECT length(request) FROM replies ORDER BY begun_at").fetchall()
+    file.close()
+    return [size for (size,) in rows]
+
+
+async def test_a_question_that_was_too_long_is_no_part_of_what_follows(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=("Because.",))
+    async with open_world(engine, tmp_path) as world:
+        await world.bob.send(world.channel, f"{me(world)} Why?")
+        await world.until(lambda: done(world))
+        engine.script = (PromptTooLong("That is too long for smol: 9000 tokens.", 9000),)
+        for count in (2, 3):
+            await world.bob.send(world.channel, f"{me(world)} {'w' * 1900}", reply_to=answers(world)[-1])
+            await world.until(lambda count=count: done(world, count))  # type: ignore[misc]
+            assert "too long for smol" in answers(world)[-1].content
+        engine.script = ("Well.",)
+        await world.bob.send(world.channel, f"{me(world)} And how?", reply_to=answers(world)[-1])
+        await world.until(lambda: done(world, 4))
+    assert read(engine.started[-1])[1:] == [("user", "Why?"), ("assistant", "Because."), ("user", "And how?")]
+
+
+async def test_a_chain_of_replies_is_read_and_kept_up_to_a_length_and_no_further(tmp_path: Path) -> None:
+    engine = ScriptedEngine(script=("a" * 1_000,))
+    async with open_world(engine, tmp_path) as world:
+        await world.bob.send(world.channel, f"{me(world)} Why?")
+        await world.until(lambda: done(world))
+        old = [{"role": "system", "content": "s"}, {"role": "user", "content": "Why?"}]
+        for number in range(200):  # as it was kept before there was a limit
+            old.append({"role": "assistant", "content": "a" * 1_000})
+            old.append({"role": "user", "content": f"{number} {'w' * 1_980}"})
+        with sqlite3.connect(tmp_path / "punchline.sqlite3") as file:
+            ((request,),) = file.execute("SELECT request FROM replies").fetchall()
+            file.execute(
+                "UPDATE replies SET request = ?", (json.dumps(json.loads(request) | {"messages": old}),)
+            )
+        file.close()
+        for count in (2, 3, 4):
+            await world.bob.send(world.channel, f"{me(world)} {'w' * 1_900}", reply_to=answers(world)[-1])
+            await world.until(lambda count=count: done(world, count))  # type: ignore[misc]
+        await world.bob.click(answers(world)[0], label="Regenerate")
+        await world.until(lambda: done(world, 5))
+    for asked in engine.started[1:]:
+        said = read(asked)
+        assert said[0][1] == ("s")
+        assert sum(len(content) for _, content in said) <= HISTORY_CHARACTERS
+        assert len(said) > 30
+    assert max(kept_sizes(tmp_path)[1:]) < 1.2 * HISTORY_CHARACTERS

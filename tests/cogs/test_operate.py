@@ -177,6 +177,29 @@ async def test_cancelling_all_ends_what_was_listed_and_nothing_that_came_since(t
         assert f"<@{world.bob.id}>" in left
 
 
+@pytest.mark.parametrize("press", ["Cancel all", "Look again", "menu"])
+async def test_an_open_queue_does_nothing_for_somebody_who_is_no_operator_any_more(
+    tmp_path: Path, press: str
+) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once", forever.wait)), tmp_path) as world:
+        admin = administrator(world)
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: "Once" in answers(world)[0].content)
+        await admin.slash(world.channel, "queue")
+        shown = await private(world, admin)
+        world.bot.services.operators.name([12345])  # as a reload does
+        result = await (
+            admin.select(shown, options(shown)[:1]) if press == "menu" else admin.click(shown, label=press)
+        )
+        assert said(result) == "Only the people who run the bot can do that."
+        assert result.ephemeral
+        assert len(world.env.errors) == 1
+        assert world.queue.running == 1
+        await world.pass_time(1)
+        assert labels(answers(world)[0]) == ["Stop"]
+
+
 async def test_an_empty_queue_is_shown_as_empty(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
         admin = administrator(world)
@@ -327,6 +350,21 @@ async def test_a_panel_that_is_deleted_is_not_looked_for_any_more(tmp_path: Path
         edits = len(panel_edits(world))
         await world.pass_time(120.0)
         assert len(panel_edits(world)) == edits
+
+
+async def test_a_panel_that_may_not_be_edited_for_a_while_is_kept_and_brought_up_to_date_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        on_a_gpu(world)
+        admin = administrator(world)
+        await admin.slash(world.channel, "panel")
+        world.env.inject_error("PATCH", "/channels/*/messages/*", status=403, code=50001, times=2)
+        await admin.slash(world.channel, "drain")
+        await world.until(lambda: "the panel could not" in caplog.text, tick_s=5.0)
+        await world.until(lambda: labels(world.messages[0]) == ["Queue", "Resume"], tick_s=30.0)
+        assert await Panels(world.bot.services.database).find() is not None
+        assert caplog.text.count("the panel could not") == 1
 
 
 async def test_when_the_bot_stops_the_panel_says_so(tmp_path: Path) -> None:

@@ -79,9 +79,10 @@ def prepare(machine: Machine, libraries: Path) -> None:
     lines = ["[Service]", "WatchdogSec=5s", "RestartSec=1s", f"Environment=DISCORD_STANDIN={standin}"]
     lines.append(f"Environment=PYTHONPATH={inside(HERE / 'towards_standin')}")
     machine.write("/etc/systemd/system/punchline.service.d/test.conf", "\n".join(lines))
-    # Whoever edits the settings writes the token.
+    # Whoever edits the settings writes the token; and short answers, for slow processors.
     machine.write(
-        "/usr/local/bin/nano", f'#!/bin/sh\nsed -i "s/^DISCORD_TOKEN=$/DISCORD_TOKEN={TOKEN}/" "$1"'
+        "/usr/local/bin/nano",
+        f'#!/bin/sh\nsed -i "s/^DISCORD_TOKEN=$/DISCORD_TOKEN={TOKEN}/" "$1"\necho MAX_NEW_TOKENS=8 >> "$1"',
     )
     machine.sh("chmod +x /usr/local/bin/nano")
     machine.write("/root/libraries.pth", str(inside(libraries)))

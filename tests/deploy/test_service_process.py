@@ -72,7 +72,8 @@ def started(folder: Path, *, abstract: bool = False) -> Iterator[Service]:
     address = f"\0punchline-tests-{os.getpid()}" if abstract else str(folder / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)
-        path = os.pathsep.join([str(Path(__file__).parent / "towards_standin"), str(ROOT)])
+        outside = os.environ.get("PYTHONPATH", "")
+        path = os.pathsep.join([str(Path(__file__).parent / "towards_standin"), str(ROOT), outside])
         process = subprocess.Popen(
             command,
             env={

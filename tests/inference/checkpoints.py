@@ -22,6 +22,15 @@ from transformers import (
 
 from tests.inference import tiny
 
+
+def called(alias: str, folder: Path) -> Path:
+    """A checkpoint's folder under a name of its own: to the bot, another model with the same weights."""
+    link = folder.with_name(f"{folder.name}-{alias}")
+    if not link.is_symlink():
+        link.symlink_to(folder, target_is_directory=True)
+    return link
+
+
 VOCABULARY = 512
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,

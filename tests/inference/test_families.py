@@ -174,3 +174,11 @@ def test_the_catalogue_can_switch_thinking_off_where_the_template_has_the_switch
     spec = spec_of(folders[family], enable_thinking=switch)
     loaded = ModelLoader(folders[family]).load(spec, lambda *_: None)
     assert loaded.decode(loaded.encode(CONVERSATION)).endswith(prompt_ends)
+
+
+def test_a_reload_switches_thinking_without_loading_the_model_anew(folders: dict[str, Path]) -> None:
+    spec = spec_of(folders["qwen3"])
+    loaded = ModelLoader(folders["qwen3"]).load(spec, lambda *_: None)
+    without = spec.model_copy(update={"enable_thinking": False})
+    assert loaded.decode(loaded.encode(CONVERSATION, without)).endswith("</think>\n\n")
+    assert "</think>" not in loaded.decode(loaded.encode(CONVERSATION))

@@ -20,7 +20,17 @@ from huggingface_hub import constants, hf_hub_download
 from bot.errors import ModelUnavailable
 from bot.inference.catalog import ModelSpec
 from bot.inference.hub import fetch, fetched, size_bytes
-from tests.inference.hub_standin import COMMIT, FILES, REPOSITORY, WANTED, Hub, Refusal, client_of, serving
+from tests.inference.hub_standin import (
+    COMMIT,
+    FILES,
+    OTHER_COMMIT,
+    REPOSITORY,
+    WANTED,
+    Hub,
+    Refusal,
+    client_of,
+    serving,
+)
 
 BYTES = sum(len(FILES[path]) for path in WANTED)
 SHARD = "model-00002-of-00002.safetensors"
@@ -291,6 +301,33 @@ def test_what_is_here_already_needs_no_space_again(hub: Hub, monkeypatch: pytest
     (folder / "chat_template.jinja").unlink()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
     assert names_in(fetch(SPEC, None, not_reported)) == sorted(WANTED)
+
+
+def test_the_files_of_another_revision_count_as_missing_and_those_that_are_the_same_do_not(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch(SPEC, None, not_reported)
+    other = spec_of(OTHER_COMMIT)
+    hub.other_files = FILES | {SHARD: b"3" * 2000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1999))
+    assert "does not fit on the disk" in why_not(other)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2000))
+    told: list[float] = []
+    folder = fetch(other, None, lambda _, fraction: told.append(fraction or 0.0))
+    assert (folder / SHARD).read_bytes() == b"3" * 2000
+    assert all(fraction < 1 for fraction in told[:-1])
+
+
+def test_what_a_killed_fetch_had_begun_is_not_taken_for_here(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.file_refused[SHARD] = Refusal(500)
+    why_not()
+    hub.file_refused.clear()
+    blobs = cache / f"models--{REPOSITORY.replace('/', '--')}" / "blobs"
+    (blobs / "0123.4567.incomplete").write_bytes(b"2" * 5000)  # which the Hub's client never goes on with
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1999))
+    assert "does not fit on the disk" in why_not()
 
 
 def test_a_disk_that_fills_up_on_the_way_is_a_sentence(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bot.chat.messages import ChatMessage, Role
-from bot.errors import GenerationTimeout, ModelUnavailable, Unexpected
-from bot.inference.catalog import ModelSpec
+from bot.errors import GenerationTimeout, ModelUnavailable, QueueTimeout, Unexpected
+from bot.inference.catalog import ModelKey, ModelSpec, SamplingParams
 from bot.inference.engine import (
     Event,
     Finished,
@@ -57,16 +57,16 @@ class Crowded(ScriptedEngine):
     journal: list[str] = field(default_factory=list)
     trouble: dict[str, Exception] = field(default_factory=dict)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
-    resident: list[ModelSpec] = field(default_factory=list)
-    in_use: list[ModelSpec] = field(default_factory=list)
+    resident: dict[ModelKey, ModelSpec] = field(default_factory=dict)
+    in_use: list[ModelKey] = field(default_factory=list)
     load_eta_s: float | None = 9.0
     reports: dict[str, Report] = field(default_factory=dict)
     usage: Usage = Usage(8, 1)  # noqa: RUF009  it is frozen
 
     def ready(self, model: ModelSpec) -> bool:
-        return model in self.resident
+        return model.key in self.resident
 
-    def victims(self, model: ModelSpec) -> tuple[ModelSpec, ...] | None:
+    def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         if error := self.trouble.get(f"fit {model.alias}"):
             raise error
         excess = len(self.resident) + 1 - self.fits
@@ -76,15 +76,14 @@ class Crowded(ScriptedEngine):
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         await self._do(f"fetch {model.alias}", Loading(model.alias, 0.5, 9.0, LoadStep.DOWNLOADING), report)
 
-    def unload(self, models: tuple[ModelSpec, ...]) -> None:
-        for model in models:
-            assert model not in self.in_use
-            self.resident.remove(model)
-            self.journal.append(f"unload {model.alias}")
+    def unload(self, models: tuple[ModelKey, ...]) -> None:
+        for key in models:
+            assert key not in self.in_use
+            self.journal.append(f"unload {self.resident.pop(key).alias}")
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         await self._do(f"load {model.alias}", Loading(model.alias, 0.62, self.load_eta_s), report)
-        self.resident.append(model)
+        self.resident[model.key] = model
 
     async def _do(self, what: str, progress: Loading, report: Report) -> None:
         self.journal.append(what)
@@ -101,13 +100,13 @@ class Crowded(ScriptedEngine):
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         assert self.ready(request.model)
         self.journal.append(f"answer {request.model.alias}")
-        self.in_use.append(request.model)
+        self.in_use.append(request.model.key)
         try:
             await self.gates.get("answer", _OPEN).wait()
             yield TextDelta("Ha.", self.usage)
             yield Finished(FinishReason.STOP, self.usage)
         finally:
-            self.in_use.remove(request.model)
+            self.in_use.remove(request.model.key)
 
 
 _OPEN = asyncio.Event()
@@ -267,6 +266,60 @@ async def test_requests_for_what_is_in_memory_go_before_a_change_of_models_up_to
     assert everybody[1].overtaken == 3
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"sampling": SamplingParams(temperature=0.1)},
+        {"description": "the same in other words"},
+        {"alias": "renamed"},
+        {"enable_thinking": False},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+async def test_after_a_reload_of_words_and_sampling_the_models_are_loaded_as_often_as_before(
+    changed: dict[str, Any],
+) -> None:
+    engine = Crowded(fits=1, gates={"answer": asyncio.Event()})
+    before = request("a")
+    after = replace(before, model=before.model.model_copy(update=changed))
+    async with InferenceQueue(engine, limit=99) as queue:
+        running = queue.submit(before)
+        await settled()
+        # The reload happens now. Whoever asks for `a` from here on asks by the new entry.
+        later = [queue.submit(one) for one in (request("b"), after, request("b"), after)]
+        await settled()
+        engine.gates.pop("answer").set()
+        for generation in (running, *later):
+            assert ending(await asyncio.wait_for(read(generation), 5)).reason is FinishReason.STOP
+    assert [entry for entry in engine.journal if entry.startswith("load")] == ["load a", "load b"]
+
+
+async def test_who_waits_by_two_names_of_one_model_shares_its_load_and_each_hears_their_own_name() -> None:
+    engine = Crowded(gates={"load a": asyncio.Event()})
+    first = request("a")
+    second = replace(first, model=first.model.model_copy(update={"alias": "renamed"}))
+    async with InferenceQueue(engine) as queue:
+        generations = [queue.submit(first), queue.submit(second)]
+        await settled()
+        assert [heard(one)[-1] for one in generations] == [
+            Loading("a", 0.62, 9.0),
+            Loading("renamed", 0.62, 9.0),
+        ]
+        engine.gates["load a"].set()
+        for one in generations:
+            assert ending(await read(one)).reason is FinishReason.STOP
+    assert [entry for entry in engine.journal if entry.startswith("load")] == ["load a"]
+
+
+async def test_a_load_that_fails_is_told_to_who_waits_by_another_name_too() -> None:
+    engine = Crowded(trouble={"load a": ModelUnavailable("its files are damaged.")})
+    first = request("a")
+    second = replace(first, model=first.model.model_copy(update={"description": "in other words"}))
+    async with InferenceQueue(engine) as queue:
+        for generation in [queue.submit(first), queue.submit(second)]:
+            assert str(ending(await read(generation)).error) == "its files are damaged."
+
+
 async def test_a_model_in_use_is_never_unloaded() -> None:
     engine = Crowded(fits=1, gates={"answer": asyncio.Event()})
     async with InferenceQueue(engine, slots=2) as queue:
@@ -303,6 +356,52 @@ def slow(**options: Any) -> Crowded:
     return Crowded(usage=Usage(8, 21, 1.0, 11.0), load_eta_s=None, **options)
 
 
+class OneAtATime(Crowded):
+    """Its models answer one request at a time."""
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        return not list(running)
+
+
+async def test_who_waits_for_a_model_that_answers_one_at_a_time_hears_a_place_and_a_time() -> None:
+    engine, clock = OneAtATime(usage=Usage(8, 21, 1.0, 11.0)), Clock()
+    async with InferenceQueue(engine, slots=16, estimates=Estimates(clock)) as queue:
+        await read(queue.submit(request("a")))
+        engine.gates["answer"] = asyncio.Event()
+        queue.submit(request("a"))
+        waiting = [queue.submit(request("a")) for _ in range(3)]
+        await settled()
+        assert [heard(one)[-1] for one in waiting] == [Queued(1, 11.0), Queued(2, 22.0), Queued(3, 33.0)]
+
+
+async def test_who_waits_for_a_model_that_answers_one_at_a_time_has_the_time_of_the_line() -> None:
+    engine = OneAtATime(gates={"answer": asyncio.Event()})
+    async with InferenceQueue(engine, slots=16, queue_timeout_s=0.01) as queue:
+        running, waiting = queue.submit(request("a")), queue.submit(request("a"))
+        assert isinstance(ending(await read(waiting)).error, QueueTimeout)
+        engine.gates["answer"].set()
+        assert ending(await read(running)).reason is FinishReason.STOP
+
+
+class OneModelAtATime(Crowded):
+    """Requests for one model are answered together, and no other model beside it."""
+
+    def joins(self, model: ModelSpec, running: Iterable[ModelSpec]) -> bool:
+        return all(one.key == model.key for one in running)
+
+
+async def test_a_free_slot_is_no_promise_while_another_model_answers() -> None:
+    engine, clock = OneModelAtATime(usage=Usage(8, 21, 1.0, 11.0)), Clock()
+    async with InferenceQueue(engine, slots=16, estimates=Estimates(clock)) as queue:
+        for alias in "ab":
+            await read(queue.submit(request(alias)))
+        engine.gates["answer"] = asyncio.Event()
+        queue.submit(request("a"))
+        waiting = queue.submit(request("b"))
+        await settled()
+        assert heard(waiting)[-1] == Queued(1, 11.0)
+
+
 async def loaded_once(
     queue: InferenceQueue, engine: Crowded, clock: Clock, alias: str, took_s: float
 ) -> None:
@@ -335,7 +434,7 @@ async def test_a_load_of_which_the_speed_is_not_known_yet_is_announced_with_the_
 async def test_a_model_that_somebody_else_has_loaded_meanwhile_says_nothing_about_loads() -> None:
     class Shared(Crowded):
         async def load(self, model: ModelSpec, report: Report) -> None:
-            self.resident.append(model)
+            self.resident[model.key] = model
 
     estimates = Estimates(Clock())
     async with InferenceQueue(Shared(), estimates=estimates) as queue:

@@ -16,7 +16,7 @@ from bot.inference.hub import fetch, fetched, free_disk_bytes, peek
 from bot.inference.inspector import Inspector
 from bot.inference.loader import ModelLoader
 from tests.inference.checkpoints import save_checkpoint
-from tests.inference.hub_standin import COMMIT, REPOSITORY, Hub, Refusal, client_of, serving
+from tests.inference.hub_standin import COMMIT, OTHER_COMMIT, REPOSITORY, Hub, Refusal, client_of, serving
 
 SPEC = ModelSpec(
     alias="tiny", repository=REPOSITORY, revision=COMMIT, context_tokens=256, description="a model"
@@ -59,6 +59,16 @@ def test_a_look_at_the_hub_tells_the_same_as_a_look_at_the_disk(
         len(data) for name, data in hub.files.items() if name.endswith(".safetensors") and "/" not in name
     )
     assert found.missing_bytes == pytest.approx(weights, rel=0.02)
+
+
+def test_another_revision_of_a_model_that_is_here_is_all_to_be_fetched(
+    hub: Hub, inspector: Inspector
+) -> None:
+    fetch(SPEC, None, lambda *_: None)
+    changed = {name: data[:-1] + b"\7" for name, data in hub.files.items() if name.endswith(".safetensors")}
+    hub.other_files = hub.files | changed
+    found = inspector.look(SPEC.model_copy(update={"revision": OTHER_COMMIT}))
+    assert found.missing_bytes == sum(len(data) for name, data in changed.items() if "/" not in name)
 
 
 def test_the_weights_stay_where_they_are(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -61,6 +62,71 @@ def test_each_token_is_as_likely_as_in_generate(how: SamplingParams) -> None:
     found = torch.bincount(drawn, minlength=VOCABULARY) / count
     assert set(drawn.tolist()) <= set(expected.nonzero().flatten().tolist())
     assert (found - expected).abs().max() < 0.035
+
+
+class Fixed(random.Random):
+    """Draws one number, again and again."""
+
+    def __init__(self, number: float) -> None:
+        super().__init__()
+        self._number = number
+
+    def random(self) -> float:
+        return self._number
+
+
+def possible(scores: torch.Tensor, how: SamplingParams) -> set[int]:
+    """The tokens that `generate` could draw."""
+    return set(shares_of_generate(scores.clone(), [1], how).nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize("number", [1 - 2**-53, 1 - 2**-25, 1 - 2**-24, 0.0])
+@pytest.mark.parametrize(
+    "how",
+    [
+        params(temperature=1.0, top_p=1.0, top_k=3),
+        params(temperature=1.0, top_p=0.5, top_k=20),
+        params(temperature=0.2, top_p=0.9, top_k=0),
+    ],
+)
+def test_a_number_that_float32_rounds_to_one_draws_a_token_that_is_possible(
+    number: float, how: SamplingParams
+) -> None:
+    # Beside somebody whose tokens are not limited, so that the row is longer than this one's tokens.
+    scores = logits(2)
+    draws = [Draw.begin(params(temperature=1.0, top_k=0), []), Draw.begin(how, [])]
+    draws[1].chance = Fixed(number)
+    assert draw(scores.clone(), draws, ())[1].item() in possible(scores[1:], how)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    row=st.lists(st.floats(-60, 60, width=32) | st.just(float("-inf")), min_size=2, max_size=24),
+    number=st.floats(0, 1, exclude_max=True) | st.sampled_from([0.0, 1 - 2**-53, 1 - 2**-24]),
+    temperature=st.floats(0.05, 5),
+    top_p=st.floats(0.01, 1),
+    top_k=st.integers(0, 30),
+)
+def test_the_token_drawn_is_always_one_that_is_possible(
+    row: list[float], number: float, temperature: float, top_p: float, top_k: int
+) -> None:
+    scores = torch.tensor([[0.0, *row]])
+    beside = torch.zeros_like(scores)
+    how = params(temperature=temperature, top_p=top_p, top_k=top_k)
+    one = Draw.begin(how, [])
+    one.chance = Fixed(number)
+    token = int(
+        draw(torch.cat([scores, beside]), [one, Draw.begin(params(temperature=1.0, top_k=0), [])], ())[0]
+    )
+    ordered = scores[0].sort(descending=True)
+    shares = (ordered.values / temperature).softmax(dim=-1)
+    place = ordered.indices.tolist().index(token)
+    assert shares[place] > 0 or place == 0
+    assert not top_k or scores[0, token] >= ordered.values[min(top_k, len(shares)) - 1]
+    # Nothing is drawn that is behind the tokens that make up `top_p`, whatever the order of equal ones.
+    likelier = (ordered.values > scores[0, token]).nonzero().flatten().tolist()
+    kept = (ordered.values[:top_k] if top_k else ordered.values) / temperature
+    assert kept.softmax(dim=-1)[: len(likelier)].sum() <= top_p + 1e-5 or not likelier
 
 
 def test_without_a_temperature_the_likeliest_is_taken_beside_others_that_are_drawn() -> None:

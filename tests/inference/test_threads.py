@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from bot.inference.threads import in_own_thread
+from bot.inference.threads import SharedLooks, in_own_thread
 
 
 async def test_the_result_comes_from_a_thread_of_its_own_that_is_gone_afterwards() -> None:
@@ -43,3 +43,63 @@ async def test_who_has_waited_long_enough_goes_on_and_a_late_result_disturbs_nob
 
 async def test_work_that_nobody_waits_for_does_not_keep_the_process() -> None:
     assert (await in_own_thread(threading.current_thread, timeout_s=10)).daemon
+
+
+async def test_a_look_that_hangs_is_not_begun_again_and_who_asks_hears_at_once() -> None:
+    looks, release, begun = SharedLooks(), threading.Event(), []
+
+    def hangs() -> int:
+        begun.append(1)
+        release.wait(30)
+        return 7
+
+    with pytest.raises(TimeoutError):
+        await looks("gpu", hangs, timeout_s=0.05)
+    for _ in range(3):
+        async with asyncio.timeout(5):
+            with pytest.raises(TimeoutError):
+                await looks("gpu", hangs, timeout_s=0.0)
+    assert len(begun) == 1
+    assert await looks("disk", lambda: 1, timeout_s=10) == 1  # another one is not in its way
+    waiting = asyncio.create_task(looks("gpu", hangs, timeout_s=30))
+    await asyncio.sleep(0)
+    release.set()
+    assert await waiting == 7
+    assert not looks.is_under_way("gpu")
+    assert await looks("gpu", lambda: 8, timeout_s=10) == 8
+    assert len(begun) == 1
+
+
+async def test_all_who_look_at_the_same_time_share_the_result_and_the_error() -> None:
+    looks, release, begun = SharedLooks(), threading.Event(), []
+
+    def fails() -> None:
+        begun.append(1)
+        release.wait(30)
+        raise ZeroDivisionError
+
+    waiting = [asyncio.create_task(looks("gpu", fails, timeout_s=30)) for _ in range(5)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()  # takes nothing from the others
+    await asyncio.sleep(0)
+    release.set()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(one) for one in results] == [asyncio.CancelledError, *[ZeroDivisionError] * 4]
+    assert len(begun) == 1
+
+
+async def test_looks_are_shared_between_event_loops() -> None:
+    looks, release, begun = SharedLooks(), threading.Event(), []
+
+    def look() -> int:
+        begun.append(1)
+        release.wait(30)
+        return 7
+
+    here = asyncio.create_task(looks("gpu", look, timeout_s=30))
+    await asyncio.sleep(0)
+    with pytest.raises(TimeoutError):
+        await in_own_thread(lambda: asyncio.run(looks("gpu", look, timeout_s=0.0)), timeout_s=30)
+    release.set()
+    assert await here == 7
+    assert len(begun) == 1

@@ -12,10 +12,12 @@ from bot.settings import Settings
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     """Configuring the log is for the whole process: put it back."""
-    loggers = [logging.getLogger(name) for name in (*logs._QUIET, *logs._TELLING)]
+    loggers = [logging.getLogger(name) for name in (*logs._QUIET, *logs._TELLING, *logs._MUTE)]
     root = logging.getLogger()
+    call_handlers = logging.Logger.callHandlers
     levels, handlers = [(log, log.level) for log in (root, *loggers)], root.handlers[:]
     yield
+    logging.Logger.callHandlers = call_handlers  # type: ignore[method-assign]
     root.handlers[:] = handlers
     for log, level in levels:
         log.setLevel(level)

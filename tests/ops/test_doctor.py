@@ -104,18 +104,28 @@ def test_a_machine_that_is_ready_is_all_ok_but_for_the_hub(
     subjects = [line[9:21].strip() for line in lines]
     hub = ["hub", *(f"Hub: {alias}"[:12] for alias in REMOTE)]
     assert subjects == [
-        *("token", "intents", "invite", "server", "clock", "settings", "CACHE_DIR", "DATA_DIR", "HF_HOME"),
-        *("database", "catalogue", "ACCESS_FILE", *hub, "device", "bitsandbytes", *load_catalog()),
+        *("token", "intents", "invite", "server", "clock", "settings", "settings", "CACHE_DIR", "DATA_DIR"),
+        *("HF_HOME", "database", "catalogue", "ACCESS_FILE", *hub, "device", "bitsandbytes", *load_catalog()),
     ]
     verdicts = {line.split()[0] for line, subject in zip(lines, subjects, strict=True) if subject not in hub}
     assert verdicts == {"ok"}
     assert not any(TOKEN in line for line in lines)
 
 
+def test_what_is_misspelt_in_the_settings_file_is_a_warning(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / ".env"
+    file.write_text("DISCORD_TOKN=a.b.SECRET\n")
+    settings = load_settings(file, cache_dir=tmp_path / "cache", data_dir=tmp_path / "data")
+    report = run(settings, offline=True)
+    assert report.verdict("settings.names") == "warning"
+    assert f"DISCORD_TOKN in {file} is not a setting: did you mean DISCORD_TOKEN?" in str(report.document)
+    assert "SECRET" not in str(report.document)
+
+
 def test_the_ids_are_those_that_scripts_know(tmp_path: Path, run: Run) -> None:
     report = run(settings_of(tmp_path), server_id=SERVER_ID)
     assert report.ids == [
-        *("token", "intents", "invite", "server", "clock", "settings.file"),
+        *("token", "intents", "invite", "server", "clock", "settings.file", "settings.names"),
         *("disk.cache", "disk.data", "disk.hub", "database", "catalogue", "access_file", "hub"),
         *(f"access.{alias}" for alias in REMOTE),
         *("gpu", "quantization", *(f"model.{alias}" for alias in load_catalog())),

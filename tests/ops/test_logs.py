@@ -6,6 +6,9 @@ import io
 import json
 import logging
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,8 +35,10 @@ def written(
 
 
 @pytest.fixture(autouse=True)
-def nobody_asked() -> None:
+def nobody_asked() -> Iterator[None]:
     trace.resume(trace.NOTHING)
+    yield
+    trace.resume(trace.NOTHING)  # what comes next has begun nothing either
 
 
 def fail(log: logging.Logger, text: str) -> None:
@@ -214,7 +219,7 @@ def test_an_error_that_quotes_what_a_person_wrote_is_logged_without_it(
     wrote = "my aunt's diary\nand a second page"
     trace.begin("ask", [wrote])
     fail(log, quoting.format(wrote))
-    logging.getLogger("transformers.tokenization").warning(quoting.format(wrote))
+    logging.getLogger("transformers.tokenization").error(quoting.format(wrote))
     assert "cannot read" in stream.getvalue()
     assert "diary" not in stream.getvalue()
     assert "second page" not in stream.getvalue()
@@ -255,3 +260,128 @@ def test_the_texts_of_a_command_are_found_in_subcommands_too() -> None:
     ]
     assert trace.words_in(options) == ["smol", "Why?"]
     assert trace.words_in(None) == []
+
+
+# --- The whole process: what really comes out of stderr ---------------------------------------------------------
+
+LIBRARIES = """
+import asyncio, gc, logging, sys, threading, warnings
+from bot.ops.logs import configure_logging, log_what_nobody_catches, set_level
+
+log_what_nobody_catches()
+level, form, when = sys.argv[1:4]
+token = "part-one.part_2.part3"
+if when == "before":
+    import transformers, huggingface_hub
+    import transformers.generation.continuous_batching
+configure_logging(level, (token,), form=form)
+if when == "after":
+    import transformers, huggingface_hub
+    import transformers.generation.continuous_batching
+for other in ("DEBUG", level):  # two reloads
+    set_level(other)
+for name in ("transformers.modeling_utils", "ContinuousBatchingLogger", "huggingface_hub.utils", "asyncio", "new"):
+    own = logging.getLogger(name)
+    if name == "new":
+        own.addHandler(logging.StreamHandler())
+        own.propagate = False
+    own.error("%s says %s", name, token)
+    try:
+        raise ValueError(f"refused: {token}")
+    except ValueError:
+        own.exception("%s fails", name)
+
+logging.getLogger("transformers").warning("mistaken %d", token)  # not shown at all
+logging.getLogger("new").warning("mistaken %d", token)
+warnings.warn(f"warned of {token}")
+
+def fails():
+    raise RuntimeError(f"thread with {token}")
+
+thread = threading.Thread(target=fails, name="worker")
+thread.start()
+thread.join()
+
+class Dropped:
+    def __del__(self):
+        raise RuntimeError(f"dropped with {token}")
+
+Dropped()
+
+async def forgotten():
+    async def fails():
+        raise RuntimeError(f"task with {token}")
+    task = asyncio.create_task(fails())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    del task
+    gc.collect()
+    asyncio.get_running_loop().call_exception_handler({"message": f"loop with {token}"})
+
+asyncio.run(forgotten())
+raise SystemError(f"end with {token}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("form", "when"), [("text", "before"), ("json", "after")], ids=["imported before", "imported after"]
+)
+def test_nothing_that_libraries_threads_tasks_and_warnings_say_gets_a_secret_to_stderr(
+    form: LogFormat, when: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "default", "-c", LIBRARIES, "INFO", form, when],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "part_2" not in done.stderr
+    said = [
+        *("transformers.modeling_utils says ***", "ContinuousBatchingLogger says ***"),
+        *("huggingface_hub.utils says ***", "asyncio says ***", "new says ***"),
+        *("huggingface_hub.utils fails", "ValueError: refused: ***", "warned of ***"),
+        *("thread with ***", "dropped with ***", "task with ***", "loop with ***", "end with ***"),
+        "mistaken %d (what was to be put into it is left out: TypeError)",
+    ]
+    for one in said:
+        assert one in done.stderr, one
+    for once in said[:5]:
+        assert done.stderr.count(once) == 1
+    if form == "json":
+        lines = [json.loads(line) for line in done.stderr.splitlines()]  # each line is an object
+        assert {"transformers.modeling_utils", "ContinuousBatchingLogger", "py.warnings"} <= {
+            line["logger"] for line in lines
+        }
+    else:
+        assert re.search(r" ERROR   ContinuousBatchingLogger: ContinuousBatchingLogger says", done.stderr)
+
+
+def test_a_line_that_cannot_be_written_shows_neither_its_words_nor_its_secrets(
+    log: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError("gone")
+
+    configure_logging("INFO", (TOKEN,), Gone())
+    log.info("logging in with %s", TOKEN)
+    assert capsys.readouterr().err == "a line of tests.ops.logs could not be written to the log (OSError)\n"
+
+
+def test_libraries_that_set_their_own_level_do_not_get_louder_than_the_level_that_was_asked_for() -> None:
+    stream = written("ERROR")
+    logging.getLogger("transformers").setLevel(logging.WARNING)  # as it does when it is imported
+    logging.getLogger("transformers").warning("a hint")
+    assert stream.getvalue() == ""
+
+
+def test_an_endless_traceback_is_cut_in_the_middle_and_keeps_its_end(log: logging.Logger) -> None:
+    stream = written()
+    trace.begin("ask", ["my aunt's diary"])
+    fail(log, "x" * 1_000_000 + TOKEN + " my aunt's diary and the end")
+    text = stream.getvalue()
+    assert len(text) < 40_000
+    assert "characters are left out" in text
+    assert text.endswith("*** *** and the end\n")

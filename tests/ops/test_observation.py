@@ -131,6 +131,14 @@ async def test_errors_are_counted_by_their_names_and_refusals_apart(tmp_path: Pa
     assert seen.value("requests_total", model="smol", command="joke", ending="error") == 2
 
 
+async def test_two_models_that_had_one_alias_before_and_after_a_reload_are_one_number(tmp_path: Path) -> None:
+    engine = ScriptedEngine(report=replace(MEMORY, residents=MEMORY.residents * 2))
+    async with looking_on(tmp_path) as port, watched(engine, port, tmp_path):
+        seen = await port.scrape()
+    assert seen.value("resident_models") == 2
+    assert seen.value("model_memory_bytes", model="smol", part="weights") == 200
+
+
 async def test_memory_and_the_device_are_read_when_somebody_asks(tmp_path: Path) -> None:
     engine = ScriptedEngine(report=MEMORY)
     async with looking_on(tmp_path) as port, watched(engine, port, tmp_path):

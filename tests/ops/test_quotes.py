@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.ops.quotes import HIDDEN, RUN, without_quotes
+from bot.ops.quotes import HIDDEN, RUN, without_quotes, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -50,3 +51,25 @@ def test_no_long_run_of_what_was_written_is_left(before: str, written: str, afte
 @given(text=_text)
 def test_where_nothing_was_written_nothing_changes(text: str) -> None:
     assert without_quotes(text, []) == without_quotes(text, [""]) == text
+
+
+class Counted(str):
+    """A text that counts how often somebody takes a piece of it."""
+
+    __slots__ = ("taken",)
+
+    def __getitem__(self, key: Any) -> str:
+        self.taken = getattr(self, "taken", 0) + 1
+        return str.__getitem__(self, key)
+
+
+@pytest.mark.parametrize("texts", [1, 10, 300])
+def test_the_work_does_not_grow_with_how_many_texts_were_written(texts: int) -> None:
+    error = Counted("cannot read what was said " * 40)
+    without_quotes(error, [f"message {number} of a long conversation: “{number}”" for number in range(texts)])
+    assert error.taken < 6 * len(error)
+
+
+def test_a_long_text_with_many_secrets_in_it_is_done_in_one_go() -> None:
+    secret = "ab" * 30
+    assert without_secrets("ab" * 29 + secret * 20_000, [secret]) == HIDDEN * 20_000 + "ab" * 29

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,11 @@ from bot.app import open_services
 from bot.chat.messages import ChatMessage, Role
 from bot.chooser import Place
 from bot.errors import AccessRefused, BotError, CatalogError, LimitReached, SettingsError, UnknownModel
+from bot.inference.catalog import ModelSpec
 from bot.inference.scripted import ScriptedEngine
 from bot.ops import reload as reload_module
 from bot.services import Services
-from bot.settings import load_settings
+from bot.settings import Settings, load_settings
 
 OWN = "[own]\nsource = '/nowhere'\ncontext_tokens = 256\ndescription = 'a model'\n"
 QUESTION = (ChatMessage(Role.USER, "Why?"),)
@@ -79,6 +81,26 @@ async def test_a_model_that_was_added_can_be_asked_and_one_that_went_cannot(tmp_
         assert (await chooser.resolve(None, Place(1))).alias == "smol"
 
 
+async def test_a_pinned_alias_pins_what_it_stands_for_after_the_reload(tmp_path: Path) -> None:
+    class Pins(ScriptedEngine):
+        pinned: tuple[ModelSpec, ...] = ()
+
+        def pin(self, models: Iterable[ModelSpec]) -> None:
+            self.pinned = tuple(models)
+
+    engine = Pins()
+    own = tmp_path / "models.toml"
+    own.write_text(OWN)
+    (tmp_path / ".env").write_text(
+        f"DATA_DIR={tmp_path}\nCACHE_DIR={tmp_path}\nMODELS_FILE={own}\nPINNED_MODELS=own"
+    )
+    async with open_services(load_settings(tmp_path / ".env"), engine) as services:
+        assert [spec.context_tokens for spec in engine.pinned] == [256]
+        own.write_text(OWN.replace("256", "512"))
+        await services.operations.reload()
+        assert [spec.context_tokens for spec in engine.pinned] == [512]
+
+
 async def test_limits_hold_from_the_next_question_on(tmp_path: Path) -> None:
     async with running(tmp_path) as bot:
         gate = bot.services.gate
@@ -135,6 +157,18 @@ async def test_what_cannot_change_while_it_runs_is_named_each_time_and_does_not_
         assert bot.services.operations.reload.settings.batch_requests == 16
 
 
+async def test_a_librarys_variable_that_differs_is_named_and_one_that_is_misspelt_is_told(
+    tmp_path: Path,
+) -> None:
+    async with running(tmp_path, "HF_HOME=/srv/one", "WEATHER=fine") as bot:
+        said = await bot.reload("HF_HOME=/srv/two", "TZ=UTC", "WEATHER=fine", "MAX_NEW_TOKN=3")
+        assert said.splitlines() == [
+            "Reloaded. Nothing has changed.",
+            "At the next start only: HF_HOME, TZ.",
+            f"MAX_NEW_TOKN in {tmp_path}/.env is not a setting: did you mean MAX_NEW_TOKENS?",
+        ]
+
+
 @pytest.mark.parametrize(
     ("lines", "why"),
     [
@@ -169,6 +203,33 @@ async def test_files_that_cannot_be_read_are_not_waited_for_for_ever(
     async with running(tmp_path) as bot:
         with pytest.raises(BotError, match="could not be read within"):
             await bot.reload()
+
+
+async def test_files_whose_disk_hangs_are_read_by_one_thread_however_often_a_reload_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, reads = threading.Event(), []
+    async with running(tmp_path) as bot:
+        reload = bot.services.operations.reload
+
+        def read() -> Settings:
+            reads.append(1)
+            hangs.wait(30)
+            return load_settings(tmp_path / ".env")
+
+        monkeypatch.setattr(reload, "_reread", read)
+        with monkeypatch.context() as patch:
+            patch.setattr(reload_module, "PATIENCE_S", 0.0)
+            for _ in range(3):
+                with pytest.raises(SettingsError, match="is their disk well"):
+                    await bot.reload("MAX_NEW_TOKENS=7")
+        assert len(reads) == 1
+        hangs.set()
+        async with asyncio.timeout(10):
+            while reload._looks.is_under_way("files"):
+                await asyncio.sleep(0.01)
+        assert "MAX_NEW_TOKENS" in await bot.reload("MAX_NEW_TOKENS=7")
+        assert len(reads) == 2
 
 
 async def test_two_reloads_at_once_take_turns(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
 from bot.settings import load_settings
 
+pytestmark = pytest.mark.alone  # what people see of it is counted in seconds
+
 TOKEN_S = 0.1
 
 

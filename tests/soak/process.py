@@ -57,7 +57,9 @@ class BotProcess:
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
             "TMPDIR": str(self.temporary),
-            "PYTHONPATH": os.pathsep.join([str(TOWARDS_STANDIN), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(TOWARDS_STANDIN), str(ROOT), os.environ.get("PYTHONPATH", "")]
+            ),
             "DISCORD_STANDIN": discord,
             "DISCORD_TOKEN": TOKEN,
             "CACHE_DIR": str(cache_dir),

@@ -1,0 +1,205 @@
+"""Discord refuses a further message or a file of an answer: the messages that exist carry the end, and say so."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import discord
+import pytest
+
+from bot.client import PunchlineBot
+from bot.inference.scripted import ScriptedEngine
+from tests.world import World, labels, open_world
+
+LONG = tuple(f"word{n:05d} " for n in range(400))  # two messages
+VERY_LONG = tuple(f"word{n:05d} " for n in range(3000))  # five messages and a file
+WHOLE_ANSWER = "the whole answer is behind Details"
+
+
+def answers(world: World) -> list[discord.Message]:
+    return [message for message in world.messages if message.author.bot]
+
+
+def has_end(message: discord.Message) -> bool:
+    return "tokens/s" in message.content and "Details" in labels(message)
+
+
+async def whole_answer(world: World, message: discord.Message) -> str:
+    """The answer as somebody who did not ask reads it behind Details."""
+    result = await world.bob.click(message, label="Details")
+    assert result.response is not None
+    (attached,) = result.response.attachments
+    assert attached.filename == "answer.md"
+    return (await attached.read()).decode()
+
+
+async def test_a_refused_file_leaves_the_end_under_the_last_message_and_details_has_the_answer(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    engine = ScriptedEngine(script=(*VERY_LONG[:2000], gate.wait, *VERY_LONG[2000:]))
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Say a lot")
+        await world.until(lambda: len(answers(world)) == 5)
+        world.env.inject_error("POST", "/webhooks/*", status=403, code=50013, times=None)
+        gate.set()
+        await world.until(lambda: has_end(answers(world)[-1]))
+        assert len(answers(world)) == 5
+        end = answers(world)[-1].content
+        assert f"could not be posted: the bot may not attach files here · {WHOLE_ANSWER}\n-# smol" in end
+        assert [labels(message) for message in answers(world)[:4]] == [[]] * 4
+        assert await world.bot.services.archive.unfinished() == []
+        assert await whole_answer(world, answers(world)[-1]) == "".join(VERY_LONG).strip()
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "why"),
+    [
+        (403, 50001, "the bot may not send messages here"),
+        (400, 40094, "Discord allows no more messages where you brought the bot yourself"),
+        (413, 40005, "it is too large for this place"),
+        (400, 160005, "this thread is closed"),
+        (400, 20016, "slow mode is on here"),
+        (400, 200000, "AutoMod or Discord blocks its words"),
+        (400, 99999, "Discord refused it (400 99999)"),
+    ],
+)
+async def test_a_refused_further_message_leaves_the_end_under_the_one_before(
+    tmp_path: Path, status: int, code: int, why: str
+) -> None:
+    await refused_further(tmp_path, "command", status, code, why)
+
+
+async def test_a_refused_further_message_of_an_answer_to_a_mention_leaves_the_end_under_the_one_before(
+    tmp_path: Path,
+) -> None:
+    await refused_further(tmp_path, "mention", 403, 50013, "the bot may not send messages here")
+
+
+async def refused_further(tmp_path: Path, way: str, status: int, code: int, why: str) -> None:
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once ", gate.wait, *LONG)), tmp_path) as world:
+        assert world.bot.user is not None
+        if way == "command":
+            await world.alice.slash(world.channel, "ask", prompt="Say a lot")
+        else:
+            await world.alice.send(world.channel, f"{world.bot.user.mention} say a lot")
+        await world.until(lambda: len(answers(world)) == 1)
+        path = "/webhooks/*" if way == "command" else "/channels/*/messages"
+        world.env.inject_error("POST", path, status=status, code=code, times=None)
+        gate.set()
+        await world.until(lambda: has_end(answers(world)[0]))
+        (answer,) = answers(world)
+        assert answer.content.startswith("Once word00000")
+        assert f"could not be posted: {why} · {WHOLE_ANSWER}\n-# smol" in answer.content
+        assert await world.bot.services.archive.unfinished() == []
+        assert world.queue.running == 0
+        assert await whole_answer(world, answer) == f"Once {''.join(LONG)}".strip()
+
+
+async def test_a_message_refused_while_the_answer_grows_is_told_and_stop_stays(tmp_path: Path) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    async with open_world(
+        ScriptedEngine(script=("Once ", gate.wait, *LONG, forever.wait)), tmp_path
+    ) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Say a lot")
+        await world.until(lambda: len(answers(world)) == 1)
+        world.env.inject_error("POST", "/webhooks/*", status=403, code=50013, times=None)
+        gate.set()
+        await world.until(lambda: "could not be posted" in answers(world)[0].content)
+        await world.until(lambda: labels(answers(world)[0]) == ["Stop"])
+        assert world.queue.running == 1
+        await world.alice.click(answers(world)[0], label="Stop")
+        await world.until(lambda: "⏹ stopped by" in answers(world)[0].content)
+        assert len(answers(world)) == 1
+
+
+async def test_a_long_explanation_that_gets_no_message_of_its_own_makes_room_on_the_last_page(
+    tmp_path: Path,
+) -> None:
+    from bot.errors import ModelUnavailable
+
+    engine = ScriptedEngine(script=("x" * 1830, ModelUnavailable("Here is why: " + "y" * 200)))
+    async with open_world(engine, tmp_path) as world:
+        world.env.inject_error("POST", "/webhooks/*", status=403, code=50013, times=None)
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: "Details" in labels(answers(world)[0]))
+        (answer,) = answers(world)
+        assert answer.content.startswith("xxxxx")
+        assert "y" * 200 in answer.content
+        assert WHOLE_ANSWER in answer.content
+
+
+async def test_an_end_that_a_crash_kept_from_being_shown_is_shown_at_the_start_though_a_message_is_refused(
+    tmp_path: Path,
+) -> None:
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once ", gate.wait, *LONG)), tmp_path) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Say a lot")
+        await world.until(lambda: len(answers(world)) == 1)
+        for method in ("PATCH", "POST"):
+            world.env.inject_error(method, "/webhooks/*", status=500, times=None)
+        gate.set()
+        await world.until(lambda: world.queue.running == 0 and not world.bot.services.answers._live)
+        assert len(await world.bot.services.archive.unfinished()) == 1  # the fault is there
+        world.env.inject_error("POST", "/channels/*/messages", status=403, code=50013, times=None)
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path))
+        await world.until(lambda: has_end(answers(world)[0]))
+        assert "the bot may not send messages here" in answers(world)[0].content
+        assert await world.bot.services.archive.unfinished() == []
+
+
+async def test_words_that_automod_blocks_make_way_for_a_sentence_with_the_end(tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once", gate.wait, " cursed.")), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: len(answers(world)) == 1)
+        world.env.inject_error("PATCH", "/webhooks/*", status=400, code=200000)
+        gate.set()
+        await world.until(lambda: has_end(answers(world)[0]))
+        assert answers(world)[0].content.startswith(
+            "*(This part of the answer cannot be shown: AutoMod or Discord blocks its words.)*\n-# smol"
+        )
+        assert await world.bot.services.archive.unfinished() == []
+
+
+async def test_a_reply_whose_words_cannot_be_read_after_a_crash_keeps_them_and_gets_retry(
+    tmp_path: Path,
+) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once upon", forever.wait)), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: "Once upon" in answers(world)[0].content)
+        # Without Read Message History, a bot edits its messages but does not read them.
+        world.env.inject_error("GET", "/channels/*/messages/*", status=403, code=50013, times=None)
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path))
+        await world.until(lambda: labels(answers(world)[0]) == ["Retry"])
+        assert answers(world)[0].content == "Once upon"
+        assert await world.bot.services.archive.unfinished() == []
+
+
+async def test_details_and_thoughts_come_as_messages_where_files_are_refused(tmp_path: Path) -> None:
+    script = ("<think>", *LONG, "</think>", *LONG)
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "ask", prompt="Why?")
+        await world.until(lambda: world.ended)
+        last = answers(world)[-1]
+        for label in ("Details", "Thinking"):
+            seen = {message.id for message in world.channel.history(viewer=world.alice)}
+            world.env.inject_error("POST", "/interactions/*/callback", status=403, code=50013)
+            await world.alice.click(last, label=label)
+            shown = [m for m in world.channel.history(viewer=world.alice) if m.id not in seen]
+            text = " ".join(message.content for message in shown)
+            assert "word00000" in text and "word00399" in text, label
+            assert all(message.flags.ephemeral for message in shown)
+
+
+async def test_an_answer_to_a_press_that_discord_forbids_is_told(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: world.ended)
+        world.env.inject_error("POST", "/interactions/*/callback", status=403, code=50013, times=2)
+        result = await world.alice.click(answers(world)[0], label="Details")
+        assert result.response is not None
+        assert "Discord did not take my answer" in result.response.content
