@@ -19,9 +19,9 @@ from bot.chooser import ModelChooser
 from bot.errors import NotAllowed, ReplyForgotten
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.replies.buttons import OPTIONS_LIMIT, Press, model_view
+from bot.replies.characters import without_hidden_characters
 from bot.replies.details import details_card, details_document
 from bot.replies.explain import tell
-from bot.replies.harmless import without_controls
 from bot.replies.long_texts import read_apart
 from bot.replies.pages import PAGE_LIMIT, PageSplitter, units
 from bot.replies.places import place_of
@@ -139,7 +139,7 @@ class Presses:
 
     async def _thoughts(self, interaction: _Interaction, reply_id: str) -> None:
         kept = await self._archive.find(reply_id)
-        thoughts = await read_apart(thoughts_in, words_of(kept))
+        thoughts = await read_apart(_visible_thoughts, words_of(kept))
         first, *rest = await read_apart(_pages, thoughts)
         files = {"thinking.md": thoughts} if rest else {}
         if (why := await _shown(interaction, files, content=first or _NO_THOUGHTS)) is not None:
@@ -152,7 +152,7 @@ class Presses:
         kept = await self._archive.find(reply_id)
         card = details_card(kept.id, kept.alias, kept.reason or "", kept.request, kept.numbers)
         files = {}
-        answer = await read_apart(without_thoughts, kept.answer)
+        answer = await read_apart(_visible_answer, kept.answer)
         if is_long := units(answer) > PAGE_LIMIT:
             files["answer.md"] = answer
         if kept.asker_id == interaction.user.id:
@@ -176,10 +176,18 @@ class Presses:
         return kept
 
 
+def _visible_thoughts(text: str) -> str:
+    return without_hidden_characters(thoughts_in(text))
+
+
+def _visible_answer(text: str) -> str:
+    return without_hidden_characters(without_thoughts(text))
+
+
 def _pages(text: str) -> list[str]:
     """A text as the messages that are shown at most where it cannot be a file, and one more if there is more."""
     splitter = PageSplitter(most=_MESSAGES_LIMIT + 1)
-    splitter.feed(without_controls(text))
+    splitter.feed(text)
     return [*splitter.contents, *(["…"] if splitter.has_beyond else [])]
 
 

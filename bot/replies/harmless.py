@@ -1,7 +1,7 @@
 """Making what a model writes safe to show. Pure.
 
-Pings are dealt with where messages are sent (`surface.py`). Here: characters that turn text around or hide it, links
-that say one thing and lead elsewhere, and invitations that Discord would unfold into a card.
+Pings are dealt with where messages are sent (`surface.py`), characters that hide or reverse text in `characters.py`.
+Here: links that say one thing and lead elsewhere, and invitations that Discord would unfold into a card.
 """
 
 from __future__ import annotations
@@ -10,10 +10,6 @@ import re
 
 from bot.replies.certain_code import LINK_TARGET, certain_code
 
-_CONTROLS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
-# Embeddings, overrides and isolates of direction, and tags: nothing a person would see, and used to deceive.
-_CONTROLS |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A), *range(0xE0000, 0xE0080)))
-
 _INVITATION = r"<?https?://(?:www\.)?(?:discord\.gg|discord(?:app)?\.com/invite)/[\w-]+>?"
 _PARTS = re.compile(rf"(?P<mask>{LINK_TARGET.pattern})|(?P<invitation>{_INVITATION})")
 
@@ -21,11 +17,6 @@ _PARTS = re.compile(rf"(?P<mask>{LINK_TARGET.pattern})|(?P<invitation>{_INVITATI
 GROWS = re.compile(r"\]\(|[/.]discord")
 GROWTH = {"](": 1, "/discord": 2, ".discord": 2}
 GROWS_LONGEST = max(map(len, GROWTH))
-
-
-def without_controls(text: str) -> str:
-    """The text without characters that cannot be seen and do something; line ends and tabs stay."""
-    return text.translate(_CONTROLS)
 
 
 def with_plain_links(message: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
-from bot.replies.harmless import without_controls
+from bot.replies.characters import CharacterFilter, without_hidden_characters
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, split_pages, units
 from bot.replies.status import (
     READING,
@@ -49,6 +49,7 @@ class Shown:
     _unread: list[str] = field(default_factory=list)
     _status: str = ""
     _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
+    _characters: CharacterFilter = field(default_factory=CharacterFilter)
     _think: ThinkFilter = field(default_factory=ThinkFilter)
     _splitter: PageSplitter = field(default_factory=lambda: PageSplitter(most=PAGES_SHOWN))
     _most_pages: int | None = None  # Discord refuses a further message
@@ -59,7 +60,7 @@ class Shown:
     def going_on(cls, said: str) -> Shown:
         """For an answer that goes on from where an earlier one was cut: in the same thought, or code block."""
         think = ThinkFilter()
-        think.feed(without_controls(said))
+        think.feed(without_hidden_characters(said))
         if not think.thinking:
             think.flush()
         think.forget_thoughts()
@@ -80,6 +81,7 @@ class Shown:
                     self._read()
             case Finished():
                 self._read()
+                self._splitter.feed(self._think.feed(self._characters.flush()))
                 self._splitter.feed(self._think.flush())
                 self.has_words = self._has_words()
                 self.finished = event
@@ -121,7 +123,7 @@ class Shown:
 
     def _read(self) -> None:
         """Take in what has come since the last time."""
-        self._splitter.feed(self._think.feed(without_controls("".join(self._unread))))
+        self._splitter.feed(self._think.feed(self._characters.feed("".join(self._unread))))
         self._unread = []
         self.has_words = self.has_words or self._has_words()
         self._status = THINKING if self._think.thinking else "" if self.has_words else self._status

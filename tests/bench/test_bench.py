@@ -19,6 +19,7 @@ from bot.cli import EXIT_USAGE, main
 from bot.errors import UsageError
 from bot.inference.catalog import SamplingParams
 from bot.settings import load_settings
+from tests.inference import tiny
 from tests.inference.checkpoints import save_checkpoint
 
 WORK = Work.of(SamplingParams(temperature=0.5), 3)
@@ -105,6 +106,9 @@ def test_a_run_measures_generate_and_the_whole_bot(
 ) -> None:
     """With a tiny model, so that it takes no longer where a processor has no kernel for NF4."""
     save_checkpoint("llama", tmp_path / "tiny", context_tokens=8_192)
+    # Words are tokens, as in real models: the long question of one who joins is 950 words.
+    words = tiny.byte_level(" word", " word", merges=4, chat_template=tiny.CHATML)
+    words.save_pretrained(tmp_path / "tiny")
     models = tmp_path / "models.toml"
     models.write_text(
         f'[tiny]\nsource = "{tmp_path / "tiny"}"\ncontext_tokens = 8192\ndescription = "a model"\n'

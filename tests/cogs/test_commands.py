@@ -498,6 +498,23 @@ async def test_what_a_model_thinks_is_not_shown_but_that_it_does_is(tmp_path: Pa
         assert not any("pun" in edit for edit in world.edits)
 
 
+async def test_nothing_that_hides_or_reverses_text_is_in_an_answer_or_a_thought(tmp_path: Path) -> None:
+    script = (
+        "<think>a\u202e thou\u200bght</think>",
+        "gpj.\u202e",
+        "exe \x1b",
+        "[31mred \U000e0041\u2066",
+        "x\u2069",
+    )
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: world.ended)
+        assert world.messages[0].content.startswith("gpj.exe red x\n-# smol")
+        thinking = await world.alice.click(world.messages[0], label="Thinking")
+        assert thinking.response is not None
+        assert thinking.response.content == "a thought"
+
+
 async def test_a_model_that_only_thought_says_so(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(script=("<think>on and on",)), tmp_path) as world:
         await world.alice.slash(world.channel, "joke")

@@ -190,11 +190,11 @@ async def test_encoding_ends_with_the_time_out_of_the_answer(
     encodings: list[int] = []
     encode = LoadedModel.encode
 
-    def slow(self: LoadedModel, messages: Sequence[ChatMessage]) -> list[int]:
+    def slow(self: LoadedModel, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
         encodings.append(len(messages))
         begun.set()
         assert go_on.wait(60)
-        return encode(self, messages)
+        return encode(self, messages, entry)
 
     async with InferenceQueue(engine, slots=4) as queue:
         await read(queue.submit(ask(folder, chain(3), tokens=1)))
