@@ -112,7 +112,7 @@ async def test_the_same_seed_gives_the_same_answer_and_another_one_another(smol_
 
 
 async def test_an_answer_is_the_same_while_another_model_is_loaded(smol_engine: LocalEngine) -> None:
-    twin = SMOL.model_copy(update={"alias": "twin"})
+    twin = SMOL.model_copy(update={"alias": "twin", "context_tokens": 4_096})  # another model in memory
     asked = request(seed=3, temperature=1.0, max_new_tokens=10, min_new_tokens=10)
     async with InferenceQueue(smol_engine) as queue:
         alone, _, _ = await read(queue.submit(asked))
