@@ -85,7 +85,7 @@ async def _show_end(surface: ChannelSurface, kept: KeptReply) -> None:
     reason = FinishReason.ERROR if kept.reason == TOO_LONG else FinishReason(str(kept.reason))
     finished = Finished(reason, usage)
     shown = await read_apart(Shown.going_on, said_before(messages_of(kept)))
-    shown.apply(TextDelta(kept.answer, usage))
+    await read_apart(lambda answer: shown.apply(TextDelta(answer, usage)), kept.answer)
     shown.apply(finished)
     buttons = buttons_at_end(finished, thought=shown.has_thoughts)
     while not await _show_pages(

@@ -28,25 +28,31 @@ _SUSPECT = regex.compile(
     r"[^\P{Cc}\n\t]|[\p{Cf}\p{Cs}\p{Noncharacter_Code_Point}\p{Variation_Selector}"
     r"\u034f\u115f\u1160\u17b4\u17b5\u2028\u2029\u3164\uffa0\U0001f3f4]"
 )
-_RIGHT_TO_LEFT = regex.compile(r"[\p{bc=R}\p{bc=AL}--[\u200f\u061c]]", regex.V1)
+_RIGHT_TO_LEFT = regex.compile(
+    r"[[\p{bc=R}\p{bc=AL}]&&\p{L}]", regex.V1
+)  # the class has what is unassigned, too
+_LINE_OR_ESCAPE = regex.compile(
+    r"[\n\x1b\x90\x98\x9b\x9d-\x9f]"
+)  # behind it comes what is removed, or another line
 # ECMA-48: control sequences end with a letter or a mark, strings with BEL or ST.
 _ESCAPE = regex.compile(
     r"(?:\x1b\[|\x9b)[\x30-\x3f]*[\x20-\x2f]*[\x40-\x7e]"
-    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x9c|\x1b\\)"
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x90\x98\x9c-\x9f\n]*(?:\x07|\x9c|\x1b\\)"
     r"|\x1b[\x20-\x2f]*[\x30-\x4f\x51-\x57\x59\x5a\x5c\x60-\x7e]"
 )
 _FLAG = regex.compile(_BLACK_FLAG + r"[\U000e0061-\U000e007a\U000e0030-\U000e0039]{3,6}\U000e007f")
 _JOINS = regex.compile(
     r"[\p{Extended_Pictographic}\p{Emoji_Modifier}\ufe0f\p{Arabic}\p{Syriac}\p{Mandaic}\p{Mongolian}\p{Nko}"
     r"\p{Phags_Pa}\p{Manichaean}\p{Devanagari}\p{Bengali}\p{Gurmukhi}\p{Gujarati}\p{Oriya}\p{Tamil}\p{Telugu}"
-    r"\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Tibetan}\p{Myanmar}\p{Khmer}\p{Tai_Tham}\p{Balinese}\p{Javanese}]"
+    r"\p{Kannada}\p{Malayalam}\p{Sinhala}\p{Tibetan}\p{Myanmar}\p{Khmer}\p{Tai_Tham}\p{Balinese}\p{Javanese}"
+    r"\p{Adlam}\p{Hanifi_Rohingya}\p{Sogdian}\p{Newa}\p{Chakma}\p{Tirhuta}\p{Limbu}\p{Grantha}\p{Sundanese}]"
 )
-_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2028\u2029\u3164\uffa0")
 # Format characters that can be seen: signs of Arabic numbers and verses, Syriac's and Kaithi's.
 _VISIBLE_FORMAT = frozenset(
     "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
 )
 _HAN = regex.compile(r"\p{Han}")
+_VOWEL_SEPARATOR, _MONGOLIAN = "\u180e", regex.compile(r"\p{Mongolian}")
 _SPACE_OR_SELECTOR = regex.compile(r"[\s\p{Variation_Selector}]")
 _SELECTOR = regex.compile(r"\p{Variation_Selector}")
 
@@ -126,6 +132,8 @@ class CharacterFilter:
             if character > "\uffff":
                 return _HAN.match(self._previous) is not None
             return bool(self._previous) and _SPACE_OR_SELECTOR.match(self._previous) is None
+        if character == _VOWEL_SEPARATOR:
+            return _MONGOLIAN.match(self._previous) is not None
         return character in _VISIBLE_FORMAT
 
 
@@ -140,11 +148,11 @@ def _behind(pattern: regex.Pattern[str], text: str, place: int, lookahead: int, 
 
 def _has_right_to_left(text: str, place: int, final: bool) -> bool | None:
     """Whether right-to-left letters follow soon on the line; None if they may yet come."""
-    newline = text.find("\n", place, place + ISOLATE_LOOKAHEAD)
-    end = place + ISOLATE_LOOKAHEAD if newline < 0 else newline
+    found = _LINE_OR_ESCAPE.search(text, place, place + ISOLATE_LOOKAHEAD)
+    end = place + ISOLATE_LOOKAHEAD if found is None else found.start()
     if _RIGHT_TO_LEFT.search(text, place, end) is not None:
         return True
-    return False if final or newline >= 0 or len(text) >= end else None
+    return False if final or found is not None or len(text) >= end else None
 
 
 def without_hidden_characters(text: str) -> str:

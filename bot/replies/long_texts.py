@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
-LONG_CHARACTERS = 8_000  # the worst of that length takes some 10 ms on an old processor
+LONG_CHARACTERS = 2_000  # the worst of that length takes some 10 ms on an old processor
 
 _Result = TypeVar("_Result")
 

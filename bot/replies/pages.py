@@ -379,7 +379,7 @@ class _Looks:
     def _anywhere(self) -> _Cut:
         """The last place between two graphemes, whatever is around it."""
         last = self._lead + bisect_right(self._sizes, self._room - _LONGEST_SPANS) - 1
-        ends = [found.end() for found in _GRAPHEME.finditer(self._text, self._lead, last + 1)]
+        ends = [self._lead + found.end() for found in _GRAPHEME.finditer(self._text[self._lead : last + 1])]
         at = max((end for end in ends if end <= last), default=self._lead + 1)
         self.steps += 2 * (at - self._begin)
         words_end = self._lead + len(self._text[self._lead : at].rstrip())
@@ -418,8 +418,9 @@ class _Looks:
         least = self._room - _LONGEST_SPANS - longest
         since = self._boundary_before(self._lead + bisect_left(self._sizes, least))
         self.steps += self._fits_until - since
-        for found in _GRAPHEME.finditer(self._text, since, self._fits_until + 1):
-            begin, end = found.span()
+        # Cut out: where a run of flags begins before it, each look would go back to its beginning.
+        for found in _GRAPHEME.finditer(self._text[since : self._fits_until + 1]):
+            begin, end = since + found.start(), since + found.end()
             is_whole = units(found[0]) <= longest
             for at in (end,) if is_whole else range(begin + 1, end + 1):
                 is_near = at <= self._fits_until and self._sizes[at - self._lead] >= least

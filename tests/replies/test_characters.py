@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 import regex
 from hypothesis import given
@@ -37,6 +39,9 @@ def tags(text: str) -> str:
         ("data\ufe01\ufe02\ufe03 behind", "data\ufe01 behind"),
         ("a\U000e0100\U000e0101b", "ab"),
         ("a lone \u200f mark and \u200e another", "a lone  mark and  another"),
+        ("half of one: \u2067\ud83dabc", "half of one: abc"),
+        ("in an escape: \u2067\x1b]א\x07 abc", "in an escape:  abc"),
+        ("unassigned: \u200f\u0378", "unassigned: \u0378"),
         ("Hangul \u3164 and \u115f fillers", "Hangul  and  fillers"),
         ("half \ud800 a character, and none: \uffff", "half  a character, and none: "),
         ("\u2028\u2029invisible ends of lines", "invisible ends of lines"),
@@ -58,6 +63,8 @@ def test_what_hides_or_reverses_text_is_gone(written: str, shown: str) -> None:
         "שלום \u2066GitHub\u2069 עולם",
         "\u2068שם\u2069 הצטרף",
         "葛\U000e0100城",
+        "ᠴᠠᠭᠠ\u180eᠠ",
+        "𞤢\u200c𞤣 and 𑄇𑄴\u200c𑄇",
         "≨\ufe00",
         "٪ \u0600\u0661",
     ],
@@ -71,7 +78,11 @@ def test_an_isolate_that_is_not_closed_ends_with_its_line() -> None:
 
 
 HIDING = st.sampled_from(
-    [*"\u200b\u2060\ufeff\u00ad\u061c\u202e\u2066\u2067\u2069\u200d\u200c\u200f\x1b\x9b[]m;\ufe0f", FLAG, END]
+    [
+        *"\u200b\u2060\ufeff\u00ad\u061c\u202e\u2066\u2067\u2069\u200d\u200c\u200f\x1b\x9b\x9d[]m;\ufe0f\u0378\ud83d",
+        FLAG,
+        END,
+    ]
 )
 TEXT = st.lists(HIDING | st.characters() | st.sampled_from(["א", "ب", "\n", tags("gbeng"), "👩", "葛"])).map(
     "".join
@@ -97,6 +108,13 @@ def test_whatever_is_written_no_hidden_character_is_shown(text: str) -> None:
         )
         is None
     )
+
+
+@given(TEXT)
+def test_isolates_and_marks_are_only_on_lines_with_right_to_left_letters(text: str) -> None:
+    for line in without_hidden_characters(text).split("\n"):
+        if not any(unicodedata.bidirectional(letter) in ("R", "AL") for letter in line if letter.isalpha()):
+            assert regex.search(r"[\u2066-\u2069\u200e\u200f]", line) is None
 
 
 def test_little_is_held_back() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import regex
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bot.replies import pages as splitter_module
 from bot.replies.markdown import read
 from bot.replies.pages import MESSAGE_LIMIT, PAGE_LIMIT, Page, PageSplitter, split_pages, units
 from tests.replies.discord_markdown import backticks, masked_links
@@ -328,3 +330,20 @@ def test_a_page_that_just_fits_is_not_cut_before_it_must_be() -> None:
     assert [page.content for page in splitter.pages] == ["word word word word word word"]
     splitter.feed(" word")
     assert [page.content for page in splitter.pages] == ["word word word word word word", "word"]
+
+
+def test_a_run_of_flags_is_looked_at_a_page_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a flag begins depends on how many came before: a look from inside a run goes back to its begin."""
+    looked_at: list[int] = []
+
+    class Recorded:
+        def finditer(self, text: str, *where: int) -> Any:
+            looked_at.append(len(text))
+            return grapheme.finditer(text, *where)
+
+    grapheme = splitter_module._GRAPHEME
+    monkeypatch.setattr(splitter_module, "_GRAPHEME", Recorded())
+    text = "\N{REGIONAL INDICATOR SYMBOL LETTER J}" * 20_000
+    assert "".join(page.source for page in split_pages(text)) == text
+    assert looked_at
+    assert max(looked_at) <= 2 * PAGE_LIMIT
