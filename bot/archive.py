@@ -170,7 +170,8 @@ def messages_of(kept: KeptReply) -> list[ChatMessage]:
     asked = [place for place, one in enumerate(messages) if one.role is Role.USER]
     surely_theirs = range(len(messages)) if len(asked) == 1 else asked[-1:]
     for place in surely_theirs:
-        if messages[place].author_id == UNKNOWN_AUTHOR:
+        # One that was kept as unknown came out of an older conversation, perhaps shortened to its last question.
+        if "author_id" not in kept.request["messages"][place]:
             messages[place] = replace(messages[place], author_id=kept.asker_id)
     return messages
 

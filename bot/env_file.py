@@ -36,6 +36,9 @@ _WELL_KNOWN = (
 _TOO_LATE = ("GLIBC_TUNABLES", "LD_", "MALLOC_", "PYTHON")
 
 _A_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_BLANK = re.compile(r"\s*")
+# No token is only of these.
+_OPENLY_A_NAME = re.compile(r"[A-Z_]+")
 _LEAST = 4  # characters: what is shorter would be struck out of every other word of the log
 _A_SLIP = 0.88  # of letters in common: DISCORD_TOKN, MAX_NEW_TOKEN, LOGLEVEL
 
@@ -77,7 +80,7 @@ def read_env_file(path: Path | None, settings: Collection[str]) -> EnvFile:
     with path.open(encoding="utf-8-sig") as stream:
         lines = list(parse_stream(stream))
     for line in lines:
-        number = line.original.line + len(re.match(r"\s*", line.original.string)[0].splitlines())  # type: ignore[index]
+        number = line.original.line + _BLANK.match(line.original.string)[0].count("\n")  # type: ignore[index]
         name = line.key
         if line.error or (name is not None and (line.value is None or not _A_NAME.fullmatch(name))):
             known = name is not None and name.upper() in settings
@@ -87,15 +90,15 @@ def read_env_file(path: Path | None, settings: Collection[str]) -> EnvFile:
             )
         elif name is None or name.upper() in settings or f"${{{name}" in text:
             continue  # a comment, a setting, or what another line is made from
-        elif (told := _told(name, settings, f" in {path}")) is not None:
+        elif (told := _told(name, settings, f" in {path}", f"Line {number}")) is not None:
             warnings.append(told)
         elif value := values.get(name):
             variables[name] = value
     return EnvFile(variables, tuple(dict.fromkeys(warnings)))
 
 
-def _told(name: str, settings: Collection[str], where: str) -> str | None:
-    """What is wrong with a name; None for one that a library may read."""
+def _told(name: str, settings: Collection[str], where: str, line: str) -> str | None:
+    """What is wrong with a name; None for one that a library may read. What may be a token is told by its line."""
     near = difflib.get_close_matches(name.upper(), settings, 1, _A_SLIP)
     if near:
         return f"{name}{where} is not a setting: did you mean {near[0]}?"
@@ -107,6 +110,8 @@ def _told(name: str, settings: Collection[str], where: str) -> str | None:
             return f"{name}{where} is no variable that we know: did you mean {almost[0]}?"
         return None
     near = difflib.get_close_matches(name.upper(), [*settings, *_WELL_KNOWN], 1)
+    if not near and not _OPENLY_A_NAME.fullmatch(name):
+        return f"{line}{where} names no setting: remove it, or see .env.example for those there are."
     fix = f"did you mean {near[0]}?" if near else "remove it, or see .env.example for those there are."
     return f"{name}{where} is not a setting: {fix}"
 

@@ -101,7 +101,7 @@ class Presses:
             raise NotAllowed(
                 "Only the person who asked, or somebody who may manage messages here, can stop this answer."
             )
-        found.reply.stop(discord.utils.escape_markdown(interaction.user.display_name)[:_NAME_LIMIT])
+        found.reply.stop(_name_of(interaction.user))
         await interaction.response.defer()
 
     async def _again(self, interaction: _Interaction, reply_id: str) -> None:
@@ -174,6 +174,11 @@ class Presses:
         if kept.asker_id != interaction.user.id:
             raise NotAllowed("Only the person who asked can do that. Ask the model yourself: `/ask`.")
         return kept
+
+
+def _name_of(user: discord.abc.User) -> str:
+    name = without_hidden_characters(user.display_name)
+    return discord.utils.escape_markdown(name)[:_NAME_LIMIT]
 
 
 def _visible_thoughts(text: str) -> str:

@@ -227,3 +227,19 @@ def test_a_file_that_is_no_text_is_a_sentence_before_anything_of_it_counts(env_f
     env_file.write_bytes(b"HF_HOME=\xff\n")
     with pytest.raises(SettingsError, match="readable UTF-8 text file"):
         load_settings(env_file)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"), [("  FOO BAR\n", 1), ("A_X=1\n\n  FOO BAR\n", 3), ("\r\n \r\n\tFOO BAR\r\n", 3)]
+)
+def test_the_line_that_counts_for_nothing_is_named_wherever_it_begins(
+    env_file: Path, text: str, line: int
+) -> None:
+    assert any(one.startswith(f"Line {line} of .env counts for nothing.") for one in told(env_file, text))
+
+
+@pytest.mark.parametrize("secret", ["hf_abcdefghijkl", "c2VjcmV0dG9rZW4", "MTE4NjY0"])
+def test_a_token_that_stands_where_a_name_should_is_not_repeated(env_file: Path, secret: str) -> None:
+    assert told(env_file, f"LOG_LEVEL=INFO\n{secret}=\n") == [
+        "Line 2 in .env names no setting: remove it, or see .env.example for those there are."
+    ]

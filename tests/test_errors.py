@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from bot.inference import embedded
 from bot.inference.catalog import ModelSpec, place_for_people
 from bot.inference.loader import ModelLoader
 from bot.inference.scripted import ScriptedEngine
+from bot.storage.sentences import explained
 from tests.world import World, open_world
 
 FOLDER = "/srv/punchline-of-mine/cache"
@@ -143,3 +145,40 @@ async def test_a_local_models_folder_is_in_no_card(tmp_path: Path) -> None:
         assert FOLDER not in (await attached.read()).decode()
         assert await world.alice.autocomplete(world.channel, "ask", "model", "punchline-of-mine") == []
         assert FOLDER not in everything_said(world)
+
+
+def test_a_full_disk_names_no_folder_even_with_a_space_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bot.inference import hub
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/home/John Doe/.cache/hub")
+    spec = ModelSpec(
+        alias="phi", repository="a/b", revision="1" * 40, context_tokens=256, description="a model"
+    )
+    error = hub._disk_full(spec, "it takes 5.0 GB and 1.0 GB are free")
+    assert "John Doe" in str(error)
+    assert "Doe" not in error.for_people
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        sqlite3.OperationalError("database or disk is full"),
+        sqlite3.DatabaseError("database disk image is malformed"),
+        sqlite3.OperationalError("no such thing as {this}"),
+        PermissionError(13, "Permission denied"),
+    ],
+)
+def test_a_database_that_fails_is_named_to_operators_only(fault: Exception) -> None:
+    with pytest.raises(StorageError) as caught, explained(Path("/home/John Doe/punchline.sqlite3")):
+        raise fault
+    assert "/home/John Doe/punchline.sqlite3" in str(caught.value)
+    assert "Doe" not in caught.value.for_people
+    assert "the database" in caught.value.for_people.lower()
+
+
+async def test_what_somebody_typed_is_read_back_to_them_as_it_was(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        result = await world.alice.slash(world.channel, "ask", prompt="Why?", model="/my/own/model")
+        assert result.response is not None
+        assert result.response.content.startswith("There is no model called '/my/own/model'.")
+        world.env.errors.clear()

@@ -7,6 +7,8 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.app import open_services
 from bot.errors import StorageError
@@ -46,6 +48,23 @@ async def test_a_bot_that_nobody_asks_anything_deletes_what_is_old_when_it_start
         while counts(tmp_path) != (1, 1, 0):
             await asyncio.sleep(0.02)
     assert [task for task in asyncio.all_tasks() if task.get_name() == "expiry"] == []
+
+
+async def test_what_is_deleted_is_not_left_in_the_file(tmp_path: Path) -> None:
+    """Also where SQLite was built to leave it, as is its default."""
+    path = tmp_path / "punchline.sqlite3"
+    async with open_database(path) as database:
+
+        async def setting(connection: AsyncConnection) -> int:
+            return int((await connection.execute(text("PRAGMA secure_delete"))).scalar_one())
+
+        assert await database.read(setting) == 1
+        replies = Replies(database)
+        for number in range(50):
+            words = {"messages": [{"role": "user", "content": "SECRETWORD " * 50}]}
+            await replies.put(KeptReply(f"{number:x}", 1, 2, 3, "smol", words))
+        await replies.forget(older_than_days=0)
+    assert b"SECRETWORD" not in path.read_bytes()
 
 
 async def test_it_is_done_again_after_each_pause_whatever_went_wrong_before(

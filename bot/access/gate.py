@@ -170,7 +170,8 @@ class Gate:
     def _check_open(self) -> None:
         if self.drained:
             why = f" ({self._reason})" if self._reason else ""
-            raise Drained(f"The bot takes no new questions for now{why}. Please ask again later.")
+            said = f"The bot takes no new questions for now{why}. Please ask again later."
+            raise Drained(said, for_people=said)  # the reason was written for people
 
     async def _decided(self, server_id: int | None) -> ServerAccess:
         if server_id is None:

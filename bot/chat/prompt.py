@@ -15,7 +15,8 @@ _HELPER = "You are a helpful assistant in a chat room. Be clear and brief."
 Messages = tuple[ChatMessage, ...]
 
 # What a conversation keeps of what was said, the newest question included; the oldest exchanges go first. Each reply
-# keeps its whole conversation, so this also bounds what one reply takes in the database.
+# keeps its whole conversation, so this also bounds what one reply takes in the database. The last exchange stays whole:
+# an answer that is continued again and again grows until it fills the model's context.
 HISTORY_EXCHANGES = 50
 HISTORY_CHARACTERS = 64_000
 CHARACTERS_PER_TOKEN = (

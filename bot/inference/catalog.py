@@ -154,7 +154,8 @@ class ModelCatalog(Mapping[str, ModelSpec]):
         """
         wanted = (alias or self.default).strip().lower()
         if wanted not in self._specs:
-            raise UnknownModel(f"There is no model called '{wanted[:40]}'. {self._offer(wanted)}")
+            said = f"There is no model called '{wanted[:40]}'. {self._offer(wanted)}"
+            raise UnknownModel(said, for_people=said)  # what they typed is no folder of the operator's
         return self._specs[wanted]
 
     def search(self, typed: str, *, limit: int) -> list[ModelSpec]:

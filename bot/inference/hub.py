@@ -256,7 +256,8 @@ def _require_space(spec: ModelSpec, missing_bytes: int, total_bytes: int) -> Non
 def _disk_full(spec: ModelSpec, numbers: str) -> ModelUnavailable:
     return ModelUnavailable(
         f"{spec.alias} does not fit on the disk of {constants.HF_HUB_CACHE}: {numbers}. "
-        "Free space there, or move the cache with HF_HOME."
+        "Free space there, or move the cache with HF_HOME.",
+        for_people=f"{spec.alias} does not fit on the bot's disk: {numbers}. Please tell the bot's operator.",
     )
 
 

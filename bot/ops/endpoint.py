@@ -48,7 +48,7 @@ async def open_endpoint(host: str, port: int, pages: Mapping[str, Answer]) -> As
     """
     app = web.Application(middlewares=[_uncached, _named_as_this_machine])
     for path, answer in pages.items():
-        app.router.add_get(path, answer)
+        app.router.add_get(path, answer, allow_head=False)
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_CLOSING_S)
     await runner.setup()
     server = runner.server
@@ -115,7 +115,10 @@ async def _named_as_this_machine(request: web.Request, handler: Handler) -> web.
     """Let pass whoever came from elsewhere, or names this machine by its address or as localhost."""
     came_to = request.transport.get_extra_info("sockname") if request.transport is not None else None
     if came_to is not None and _is_loopback(came_to[0]):
-        name = request.url.host or ""
+        try:
+            name = request.url.host or ""
+        except ValueError:  # the header is no address at all
+            name = ""
         if not (_is_loopback(name) or name == "localhost"):
             raise web.HTTPForbidden(text="Ask for 127.0.0.1 or localhost: this name is not this machine's.\n")
     return await handler(request)

@@ -15,7 +15,7 @@ from bot.errors import StorageError
 from bot.storage.in_use import used
 from bot.storage.migrate import BUSY_TIMEOUT_S, address, migrate, told_when_to_begin
 from bot.storage.rights import make_folder
-from bot.storage.sentences import LOCKED, explained
+from bot.storage.sentences import LOCKED, about, explained
 
 ANSWER_TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
 
@@ -88,7 +88,7 @@ class Database:
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     return await asyncio.shield(task)
         except TimeoutError:
-            raise StorageError(LOCKED.format(path=self._name)) from None
+            raise about(self._name, LOCKED) from None
 
     async def ping(self) -> None:
         """Return when the file can be read.

@@ -106,6 +106,7 @@ def told_when_to_begin(engine: Engine, *, to_write: bool = True) -> None:
             "journal_mode = WAL",
             "synchronous = FULL",  # what was confirmed survives a power cut
             "foreign_keys = ON",
+            "secure_delete = ON",  # some builds of SQLite leave what is deleted in free pages of the file
         ):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()

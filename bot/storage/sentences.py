@@ -45,7 +45,21 @@ def require_file(path: Path) -> None:
 
 def damaged(path: Path, way_out: str = WAY_OUT) -> StorageError:
     """That a file was looked at, and is not whole."""
-    return StorageError(_SENTENCES["malformed"].format(path=path, way_out=way_out))
+    return about(path, _SENTENCES["malformed"], way_out=way_out)
+
+
+def about(path: Path, sentence: str, **more: object) -> StorageError:
+    """An error whose sentence names a file to operators, and "the database" to anybody else.
+
+    Args:
+        path: the file.
+        sentence: with `{path}` where the file is named.
+        more: what else stands in braces.
+    """
+    for_people = sentence.format(path="the database", **more)
+    return StorageError(
+        sentence.format(path=path, **more), for_people=for_people[:1].upper() + for_people[1:]
+    )
 
 
 @contextmanager
@@ -65,14 +79,14 @@ def explained(path: Path, *, way_out: str = WAY_OUT, rights: str = RIGHTS) -> It
     except (DBAPIError, sqlite3.Error) as error:
         said = str(error.orig if isinstance(error, DBAPIError) else error)
         sentence = next((text for part, text in _SENTENCES.items() if part in said), None)
-        sentence = sentence or f"{{path}} cannot be used ({said})."
-        raise StorageError(sentence.format(path=path, way_out=way_out)) from error
+        sentence = sentence or f"{{path}} cannot be used ({said.replace('{', '(').replace('}', ')')})."
+        raise about(path, sentence, way_out=way_out) from error
     except Timeout as error:
-        raise StorageError(LOCKED.format(path=path)) from error
+        raise about(path, LOCKED) from error
     except NotImplementedError as error:  # what `filelock` raises where a file system has no locks
-        raise StorageError(f"{path} cannot be used (its file system has no locks): {rights}.") from error
+        raise about(path, f"{{path}} cannot be used (its file system has no locks): {rights}.") from error
     except OSError as error:
         if isinstance(error, TimeoutError):
             raise
         why = error.strerror or type(error).__name__
-        raise StorageError(f"{path} cannot be used ({why}): {rights}.") from error
+        raise about(path, f"{{path}} cannot be used ({why}): {rights}.") from error

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
+from bot.archive import _kept_message, conversation, messages_for
 from bot.chat.messages import Role
+from bot.chat.prompt import within_history
 from bot.client import PunchlineBot
 from bot.errors import StorageError
 from bot.inference.engine import FinishReason
 from bot.inference.scripted import ScriptedEngine
+from bot.storage.replies import KeptReply
 from tests.world import World, labels, open_world
 
 
@@ -383,3 +386,17 @@ async def test_details_of_a_reply_that_was_kept_without_authors_show_nothing_of_
         await said_to(world, world.bob, "And now?", 1)
         newest = [one for one in world.messages if one.author.bot][-1]
         assert "secret" not in json.dumps(await details(world, world.bob, newest))
+
+
+def test_a_conversation_that_was_shortened_gives_nobody_the_words_of_an_older_row() -> None:
+    """Rows of before have no authors: what others wrote stays theirs, however much of the conversation is left."""
+    before = [
+        {"role": "system", "content": "You perform for somebody's secret."},
+        {"role": "user", "content": "Tell me a joke."},
+        {"role": "assistant", "content": "ha"},
+        {"role": "user", "content": "ok"},
+    ]
+    old = KeptReply("ab", 2, 1, 1, "smol", {"messages": before}, answer="y" * 17_000, reason="stop")
+    short = within_history(asyncio.run(conversation(old, "and now?")), 2_048)
+    new = KeptReply("cd", 2, 1, 1, "smol", {"messages": [_kept_message(one, 2) for one in short]})
+    assert [one["content"] for one in messages_for(new, 2)] == [None, "and now?"]

@@ -50,6 +50,7 @@ def test_without_a_setting_there_is_no_port_and_with_one_it_is_for_this_machine(
         ("127.0.0.1.rebound.example", 403),
         ("192.0.2.1", 403),
         ("", 403),
+        ("a:b:c", 403),
     ],
 )
 async def test_a_page_in_a_browser_that_reaches_the_port_under_a_name_of_its_own_is_refused(

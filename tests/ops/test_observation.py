@@ -310,6 +310,8 @@ async def test_other_paths_and_methods_are_refused(tmp_path: Path) -> None:
             session.post(f"http://{port.address}/metrics") as answer,
         ):
             assert answer.status == 405
+            async with session.head(f"http://{port.address}/healthz") as answer_to_head:
+                assert answer_to_head.status == 405
 
 
 @asynccontextmanager

@@ -82,6 +82,7 @@ async def test_commands_mentions_presses_and_all_their_failures_leave_no_word_in
         await world.alice.click(answers(world)[0], label="Regenerate")
         await ended(4)
         await world.alice.click(answers(world)[0], label="Details")
+        await world.alice.slash(world.channel, "ask", prompt="Why?", model=f"/home/{MARKER}/diary")
         # The model's code fails, and quotes all that it was given to read.
         engine.script = (ANSWER, RuntimeError(f"cannot read [('user', {MARKER!r})]"))
         await world.alice.slash(world.channel, "ask", prompt=MARKER)
