@@ -47,6 +47,7 @@ class Registration:
         fingerprint = hashlib.sha256(told.encode()).hexdigest()
         if not self._force and _read(self._data_dir / _FINGERPRINT) == fingerprint:
             log.info("commands are registered already")
+            self._remove(_REFUSED)
             return
         try:
             async with asyncio.timeout(TIMEOUT_S):
@@ -55,12 +56,14 @@ class Registration:
             reason = _reason(error)
             log.error("commands could not be registered: %s; they are tried again at the next start", reason)
             if isinstance(error, discord.HTTPException) and error.status == 400:
+                self._remove(
+                    _FINGERPRINT
+                )  # what Discord has from here on is no whole set that was registered
                 reason = await self._register_singly(tree, payloads, application_id) or reason
             self._write(_REFUSED, reason)
             return
         log.info("registered %d commands", registered)
-        with suppress(OSError):
-            (self._data_dir / _REFUSED).unlink(missing_ok=True)
+        self._remove(_REFUSED)
         self._write(_FINGERPRINT, fingerprint)
 
     async def _register_singly(
@@ -82,6 +85,10 @@ class Registration:
             log.error("not registered: %s", one)
         log.info("registered %d of %d commands", registered, len(payloads))
         return "; ".join(refused)[:_REASON_LENGTH]
+
+    def _remove(self, name: str) -> None:
+        with suppress(OSError):
+            (self._data_dir / name).unlink(missing_ok=True)
 
     def _write(self, name: str, text: str) -> None:
         file = self._data_dir / name

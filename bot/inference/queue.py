@@ -236,9 +236,10 @@ class InferenceQueue:
     def _fail(self, model: ModelSpec, error: BotError) -> None:
         """A model cannot be had: everybody who waits for it hears why."""
         for generation in [one for one in self._waiting if one.request.model.key == model.key]:
-            self._end(generation, error)
+            self._end(generation, error, advance=False)
+        self._advance()  # once: it looks at everybody who waits
 
-    def _end(self, generation: Generation, error: BotError | None = None) -> None:
+    def _end(self, generation: Generation, error: BotError | None = None, *, advance: bool = True) -> None:
         """Finish for the reader at once, cancelled or with an error, and ask the model to stop."""
         if generation.finished is not None:
             return
@@ -249,7 +250,8 @@ class InferenceQueue:
             self._running[generation].cancel()
         else:
             self._waiting.remove(generation)
-            self._advance()
+            if advance:
+                self._advance()
 
     def _queue_expired(self, generation: Generation) -> None:
         self._end(generation, turn_missed(self.queue_timeout_s))

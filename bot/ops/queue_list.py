@@ -9,7 +9,9 @@ from typing import Any
 
 import discord
 
+from bot import deadline
 from bot.answers import Answers, UnderWay
+from bot.errors import StorageError
 from bot.inference.queue import InferenceQueue
 from bot.inference.schedule import fair_order
 from bot.operators import Operators
@@ -75,7 +77,11 @@ class QueueView(discord.ui.View):
 
         Raises:
             NotAllowed: the person is no operator.
+            PlaceClosed: the bot was switched off there meanwhile.
         """
+        deadline.begin()
+        with suppress(StorageError):  # operators are needed most when the database does not answer
+            await interaction.client.services.gate.require_on(interaction.guild_id)
         await self._operators.require(interaction.user)
         return True
 

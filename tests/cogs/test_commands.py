@@ -11,6 +11,7 @@ import discord
 import discord.http
 import pytest
 
+from bot import presses
 from bot.client import PunchlineBot
 from bot.errors import ModelUnavailable
 from bot.inference.engine import FinishReason, GenerationRequest, Loading
@@ -446,6 +447,27 @@ async def test_a_command_that_discord_refuses_is_named_with_the_reason_and_the_o
         assert refused(tmp_path / "second") == ""
 
 
+async def test_commands_that_were_refused_and_are_as_before_again_are_registered_and_no_refusal_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def singly(_: object, __: int, ___: dict[str, Any]) -> None: ...
+
+    monkeypatch.setattr(discord.http.HTTPClient, "upsert_global_command", singly)
+    async with open_world(ScriptedEngine(), tmp_path) as world:
+        changed = PunchlineBot(services=world.bot.services, data_dir=tmp_path)
+
+        @changed.tree.command(description="New")
+        async def news(interaction: discord.Interaction) -> None: ...
+
+        world.env.inject_error("PUT", "/applications/*/commands", status=400, code=50035, message=INVALID)
+        await world.env.restart_bot(changed)
+        assert "50035" in refused(tmp_path)
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path))
+        assert refused(tmp_path) == ""
+        puts = [r for r in world.env.http_requests if r.method == "PUT" and r.path.endswith("/commands")]
+        assert len(puts) == 3
+
+
 async def test_a_refusal_of_all_commands_is_logged_with_discords_reason(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -564,3 +586,15 @@ async def test_a_long_explanation_under_a_full_page_is_not_lost(tmp_path: Path) 
         await world.alice.slash(world.channel, "joke")
         await world.until(lambda: world.ended)
         assert [message.content[:10] for message in world.messages] == ["x" * 10, "⚠️ This we"]
+
+
+async def test_the_name_of_who_stops_an_answer_hides_nothing(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once", forever.wait)), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: "Once" in world.messages[0].content)
+        (under_way,) = world.bot.services.answers.under_way
+        stranger: Any = SimpleNamespace(display_name="\u202egnp.*exe*\u200b")
+        under_way.reply.stop(presses._name_of(stranger))
+        await world.until(lambda: world.ended)
+        assert "stopped by gnp.\\*exe\\* ·" in world.messages[0].content

@@ -200,6 +200,20 @@ async def test_an_open_queue_does_nothing_for_somebody_who_is_no_operator_any_mo
         assert labels(answers(world)[0]) == ["Stop"]
 
 
+async def test_an_open_queue_does_nothing_in_a_server_that_was_switched_off(tmp_path: Path) -> None:
+    forever = asyncio.Event()
+    async with open_world(ScriptedEngine(script=("Once", forever.wait)), tmp_path) as world:
+        admin = administrator(world)
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: "Once" in answers(world)[0].content)
+        await admin.slash(world.channel, "queue")
+        shown = await private(world, admin)
+        await admin.slash(world.channel, "access off")
+        result = await admin.click(shown, label="Look again")
+        assert said(result).startswith("I am switched off in this server")
+        world.env.errors.clear()
+
+
 async def test_an_empty_queue_is_shown_as_empty(tmp_path: Path) -> None:
     async with open_world(ScriptedEngine(), tmp_path) as world:
         admin = administrator(world)

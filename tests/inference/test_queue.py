@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -439,3 +440,38 @@ async def test_draining_does_not_wait_for_ever() -> None:
         await settled()
         await queue.drain(0.01, show_s=0.01)
         assert isinstance(ending(await read(running)).error, ShuttingDown)
+
+
+async def test_a_model_that_cannot_be_had_has_the_line_looked_at_once_for_all_who_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each look is as long as the line: one for everybody who leaves it would hold the event loop up."""
+    gone = asyncio.Event()
+
+    class Missing(ScriptedEngine):
+        def ready(self, model: ModelSpec) -> bool:
+            return False
+
+        async def fetch(self, model: ModelSpec, _: object) -> None:
+            await gone.wait()
+            raise ModelUnavailable("It is gone.")
+
+    async with InferenceQueue(Missing(), limit=200) as queue:
+        generations = [queue.submit(replace(REQUEST, person=number)) for number in range(100)]
+        await asyncio.sleep(0)
+        looks = 0
+        advance = InferenceQueue._advance
+
+        def counted(self: InferenceQueue) -> None:
+            nonlocal looks
+            looks += 1
+            advance(self)
+
+        monkeypatch.setattr(InferenceQueue, "_advance", counted)
+        gone.set()
+        for generation in generations:
+            async with generation:
+                *_, end = [event async for event in generation]
+            assert isinstance(end, Finished)
+            assert isinstance(end.error, ModelUnavailable)
+    assert looks <= 3
