@@ -111,7 +111,8 @@ def test_a_run_measures_generate_and_the_whole_bot(
     words.save_pretrained(tmp_path / "tiny")
     models = tmp_path / "models.toml"
     models.write_text(
-        f'[tiny]\nsource = "{tmp_path / "tiny"}"\ncontext_tokens = 8192\ndescription = "a model"\n'
+        f'[tiny]\nsource = "{tmp_path / "tiny"}"\ncontext_tokens = 8192\nquantization = "none"\n'
+        'description = "a model"\n'
     )
     settings = load_settings(None, cache_dir=tmp_path, data_dir=tmp_path, models_file=models)
     file, plots = tmp_path / "bench.json", tmp_path / "plots"

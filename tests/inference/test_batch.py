@@ -38,7 +38,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ask(folder: Path, question: str = "Hi", alias: str = "tiny", **values: float) -> GenerationRequest:
     source = str(called(alias, folder))
-    spec = ModelSpec(alias=alias, source=source, context_tokens=512, description="a model")
+    # Not quantized: who joins and leaves does not depend on that, and without a kernel for NF4 each product takes long.
+    spec = ModelSpec(
+        alias=alias, source=source, context_tokens=512, quantization="none", description="a model"
+    )
     how = {"max_new_tokens": 40, "min_new_tokens": 40, "temperature": 1.0, "seed": 1, **values}
     return GenerationRequest(spec, (ChatMessage(Role.USER, question),), SamplingParams.model_validate(how))
 
@@ -79,16 +82,17 @@ async def test_who_leaves_frees_the_place_in_the_batch_with_the_next_token(
     engine: LocalEngine, folder: Path
 ) -> None:
     async with InferenceQueue(engine, slots=16) as queue:
-        staying = queue.submit(ask(folder, max_new_tokens=60, min_new_tokens=60))
-        leaving = queue.submit(ask(folder, "Me", max_new_tokens=120, min_new_tokens=120))
+        staying = queue.submit(ask(folder, max_new_tokens=200, min_new_tokens=200))
+        leaving = queue.submit(ask(folder, "Me", max_new_tokens=300, min_new_tokens=300))
         await until_words(leaving)
         leaving.cancel()
-        await until_words(staying)
-        await until_words(staying)
         (batch,) = engine._batches._all.values()
-        assert len(batch._manager.batch_processor.scheduler.active_requests) == 1
+        # With which step exactly: test_cache.py, which takes them one by one. Here, long before the other one is done.
+        while len(batch._manager.batch_processor.scheduler.active_requests) > 1:
+            await until_words(staying)
+        assert staying.finished is None
         assert len(batch._draws) == 1
-        assert ending(await read(staying)).usage.completion_tokens == 60
+        assert ending(await read(staying)).usage.completion_tokens == 200
 
 
 async def test_a_long_prompt_is_read_between_the_others_words(engine: LocalEngine, folder: Path) -> None:
