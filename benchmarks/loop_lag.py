@@ -44,6 +44,9 @@ WORST = {
     "links in code": ("", "`[a](https://b.c)` "),
     "links": ("", "[a](https://b.c) "),
     "one word": ("", "x"),
+    "a run of flags": ("", "\N{REGIONAL INDICATOR SYMBOL LETTER J}"),
+    "beginnings of escape sequences": ("", "\x9d"),
+    "isolates": ("", "\u2067"),
 }
 
 
