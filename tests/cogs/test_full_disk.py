@@ -56,7 +56,7 @@ async def test_on_a_full_disk_people_get_answers_with_buttons_and_read_what_they
 
         refused = await world.alice.slash(world.channel, "model set", model="phi")
         assert said(refused) == (
-            "The disk of punchline.sqlite3 is full: nothing new can be kept. The operator must free space there."
+            "The disk of the database is full: nothing new can be kept. The operator must free space there."
         )
         assert refused.ephemeral
         assert len(world.env.errors) == 1
