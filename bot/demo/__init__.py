@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import logging
 import tempfile
 from pathlib import Path
 
@@ -34,8 +33,6 @@ def demo(settings: Settings, *, once: str | None, port: int) -> int:
 
     level = "WARNING" if settings.log_level == "INFO" else settings.log_level
     configure_logging(level, settings.secrets, form=settings.log_format)
-    if level == "WARNING":  # discord.py warns of voice and of intents, of which the simulated Discord needs none
-        logging.getLogger("discord").setLevel(logging.ERROR)
     try:
         temporary = tempfile.TemporaryDirectory(prefix="punchline-demo-")
     except OSError as error:
