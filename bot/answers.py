@@ -144,5 +144,5 @@ def _log_end(generation: Generation, finished: Finished) -> None:
     alias = generation.request.model.alias
     tokens = f"{usage.completion_tokens} tokens in {usage.generation_s:.1f} s"
     log.info("reply %s by %s ended: %s, %s", generation.id, alias, why, tokens)
-    if finished.error is not None and finished.error.for_people != str(finished.error):
+    if finished.error is not None and finished.error.is_more_for_operators:
         log.warning("reply %s: %s", generation.id, finished.error)

@@ -1,8 +1,8 @@
 """The time before Discord must have heard of a command or a press, shared by all that comes before the acknowledgement.
 
-Discord gives 3 s. Several reads of the database, each with its own patience, took longer than that together. The
-deadline lives in a context variable, so that nobody in between has to hand it on; whoever comes after the
-acknowledgement uses `in_time` of the database, which does not know it.
+Discord gives 3 s. Several database reads, each with its own time-out, could take longer than that in total. The
+deadline lives in a context variable, so that callers need not pass it on. Code that runs after the acknowledgement uses
+the database's `in_time`, which ignores the deadline.
 """
 
 from __future__ import annotations

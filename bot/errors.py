@@ -40,6 +40,11 @@ class BotError(Exception):
             return str(self)
         return without_paths(str(self)) if self._for_people is None else self._for_people
 
+    @property
+    def is_more_for_operators(self) -> bool:
+        """Whether the message says more than `for_people`: then it belongs into the log."""
+        return self.for_people != str(self)
+
 
 def without_paths(text: str) -> str:
     """The text with "…" for each absolute path."""

@@ -110,8 +110,8 @@ class Gate:
     async def admit(self, asker: Asker, alias: str, messages: Sequence[ChatMessage]) -> Admission:
         """Let somebody ask a model, and count the request from now on.
 
-        Whoever has asked has asked, whatever comes of it: a question that is too long, or a queue that is full, counts
-        in the minute. Only those whom a rule or the limit itself keeps out are not counted again.
+        The request counts toward the per-minute limit even if it fails later, because the question is too long or the
+        queue is full. A request that a rule or the limit itself refuses does not count.
 
         Raises:
             AccessRefused: they may not, or have had what is theirs for now.

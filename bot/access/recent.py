@@ -56,7 +56,7 @@ class Recent:
         return sum(one.is_under_way for one in self._held.get(scope, ()))
 
     def count(self, scopes: tuple[Scope, ...], now_s: float) -> None:
-        """Somebody has asked, whatever comes of it."""
+        """Count a request toward the per-minute limit, even if it fails later."""
         self._sweep(now_s)
         for scope in scopes:
             self._asked_s[scope].append(now_s)

@@ -1,4 +1,4 @@
-"""What is said where everybody reads it to somebody who mentions the bot and gets no answer."""
+"""Limits the public messages the bot sends to users whose mention it does not answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from bot.errors import AccessRefused, PlaceClosed
 PAUSE = timedelta(minutes=10)  # between two refusals by a rule or a limit to one person
 SHORT_PAUSE = timedelta(minutes=1)  # between two of anything else of one kind: the queue may be full no more
 CHANNEL_SPAN = timedelta(minutes=1)
-CHANNEL_MOST = 5  # how many in one channel within that span, whoever asks
+CHANNEL_MOST = 5  # refusals in one channel within that span, across all users
 
 
 class Refusals:
-    """Limits what people can make the bot say in public by mentioning it: each person hears each thing once in a while,
-    and no channel hears much of it.
+    """Limits what users can make the bot post by mentioning it: per user and kind of message, and per channel.
 
     Where the bot is not to be used it says nothing at all: commands are refused there, for one person to see.
 

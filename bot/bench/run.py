@@ -30,7 +30,7 @@ from bot.inference.memory import Footprint
 from bot.settings import Settings
 
 _ROUNDS = 2
-# What is slow is measured and not ended: whoever measures sees that tokens come, and gives up when none do.
+# In place of the time-outs of the queue, so that a slow machine is measured to the end.
 _PATIENCE_S = 14_400.0
 
 

@@ -21,8 +21,8 @@ class ChatMessage:
     """One message of a conversation.
 
     Attributes:
-        author_id: who wrote the words of a question, or gave some of those of a system message; None while that is
-            whoever asks now, `UNKNOWN_AUTHOR` where it was not kept. Two messages that say the same are equal.
+        author_id: Discord id of the user who wrote a question, or part of a system message. None means the user who
+            asks now; `UNKNOWN_AUTHOR` means it was not stored. Not part of equality.
     """
 
     role: Role

@@ -48,7 +48,7 @@ async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None
 def explained(error: BaseException) -> str | None:
     """The sentence for a person, or None where nobody is left to read it. Bugs go to the log with a number."""
     if isinstance(error, BotError):
-        if error.for_people != str(error):
+        if error.is_more_for_operators:
             log.warning("%s: %s", type(error).__name__, error)
         return error.for_people
     if isinstance(error, discord.NotFound):
