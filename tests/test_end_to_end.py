@@ -221,3 +221,4 @@ def test_one_command_in_the_terminal_prints_the_joke_and_the_numbers() -> None:
     assert joke.strip()
     assert "tokens/s" in numbers
     assert "Traceback" not in ran.stderr
+    assert "WARNING" not in ran.stderr

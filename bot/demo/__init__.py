@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import logging
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def demo(settings: Settings, *, once: str | None, port: int) -> int:
     """
     if importlib.util.find_spec("simcord") is None:
         raise UsageError("The demo needs its extra packages: run `pip install 'punchline[demo]'`.")
+    # simcord makes a client of discord.py when it is imported, which warns of voice and of intents.
+    logging.getLogger("discord").setLevel(logging.ERROR)  # until the log is configured below
     from bot.demo.page import serve
     from bot.demo.terminal import answer_once
 
