@@ -7,8 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, text
 
 from bot.app import open_services
 from bot.errors import StorageError
@@ -55,8 +54,8 @@ async def test_what_is_deleted_is_not_left_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "punchline.sqlite3"
     async with open_database(path) as database:
 
-        async def setting(connection: AsyncConnection) -> int:
-            return int((await connection.execute(text("PRAGMA secure_delete"))).scalar_one())
+        def setting(connection: Connection) -> int:
+            return int(connection.execute(text("PRAGMA secure_delete")).scalar_one())
 
         assert await database.read(setting) == 1
         replies = Replies(database)

@@ -21,6 +21,7 @@ from tests.soak import payloads
 from tests.soak.discord_side import DiscordSide
 from tests.soak.faults import Fault, Faults
 from tests.soak.messages import Asked, Message
+from tests.storage.writing import somebody_writing
 from tests.test_discord_trouble import connected, until
 
 
@@ -111,7 +112,7 @@ async def test_what_is_being_chosen_when_the_bot_stops_is_done_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with at_discord(tmp_path, monkeypatch, Faults(random.Random(), 0.0)) as (side, bot):
-        async with bot.services.database._turn:  # somebody else writes
+        async with somebody_writing(bot.services.database):
             payload = payloads.command(asks(side, "model set"), "model set", {"model": "gemma"})
             await side.dispatch("INTERACTION_CREATE", payload)
             await until(handlers)

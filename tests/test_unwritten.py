@@ -9,6 +9,7 @@ from pathlib import Path
 from bot.storage.database import open_database
 from bot.storage.replies import KeptReply, Replies
 from bot.unwritten import Unwritten
+from tests.storage.writing import somebody_writing
 
 REPLY = KeptReply("ab12", 1, 2, 3, "smol", {}, answer="Done", reason="stop")
 
@@ -28,7 +29,7 @@ async def test_an_answer_that_another_one_brings_along_does_not_undo_that_its_en
         async def another() -> None:
             await unwritten.write(replace(REPLY, id="cd34", end_shown=True), is_begun=False)
 
-        async with database._turn:  # the disk is slow: both are under way at once
+        async with somebody_writing(database):  # both are under way at once
             tasks = [asyncio.create_task(shown()), asyncio.create_task(another())]
             while len(unwritten._waiting) < len(tasks):
                 await asyncio.sleep(0)

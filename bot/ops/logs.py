@@ -49,7 +49,6 @@ _TELLING = {
     "discord.gateway": logging.INFO,
     "discord.client": logging.INFO,
     "discord.webhook": logging.INFO,
-    "aiosqlite": logging.INFO,
     "sqlalchemy.engine": logging.WARNING,
 }
 

@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Table, delete, select
+from sqlalchemy import Connection, Table, delete, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.storage.database import Database
 from bot.storage.tables import access_quotas, access_rules, servers_off
@@ -75,16 +74,16 @@ class AccessRules:
     async def of(self, server_id: int) -> ServerAccess:
         """What was decided for a server."""
 
-        async def work(connection: AsyncConnection) -> ServerAccess:
-            async def rows(table: Table) -> list[Any]:
-                return list(await connection.execute(select(table).where(table.c.server_id == server_id)))
+        def work(connection: Connection) -> ServerAccess:
+            def rows(table: Table) -> list[Any]:
+                return list(connection.execute(select(table).where(table.c.server_id == server_id)))
 
-            rules = tuple(Rule(_subject(row), row.allowed, row.alias) for row in await rows(access_rules))
+            rules = tuple(Rule(_subject(row), row.allowed, row.alias) for row in rows(access_rules))
             quotas = {
                 _subject(row): Quota(row.requests_per_minute, row.tokens_per_day, row.gpu_s_per_day)
-                for row in await rows(access_quotas)
+                for row in rows(access_quotas)
             }
-            return ServerAccess(bool(await rows(servers_off)), rules, quotas)
+            return ServerAccess(bool(rows(servers_off)), rules, quotas)
 
         return await self._database.read(work)
 
@@ -138,8 +137,9 @@ class AccessRules:
         await self._database.run(lambda connection: connection.execute(statement))
 
     async def _clear(self, table: Table, where: Any) -> int:
-        done = await self._database.run(lambda connection: connection.execute(delete(table).where(where)))
-        return done.rowcount
+        return await self._database.run(
+            lambda connection: connection.execute(delete(table).where(where)).rowcount
+        )
 
 
 def _subject(row: Any) -> Subject:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from sqlalchemy import delete, insert, select, tuple_
+from sqlalchemy import Connection, delete, insert, select, tuple_
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.storage.database import Database
 from bot.storage.tables import model_choices, offered_models
@@ -55,9 +54,9 @@ class ModelChoices:
     async def at(self, places: Sequence[tuple[PlaceKind, int]], server_id: int | None) -> Chosen:
         """What was chosen for these places, and what the server offers."""
 
-        async def work(connection: AsyncConnection) -> Chosen:
+        def work(connection: Connection) -> Chosen:
             key = tuple_(model_choices.c.kind, model_choices.c.place_id)
-            rows = await connection.execute(select(model_choices).where(key.in_(places)))
+            rows = connection.execute(select(model_choices).where(key.in_(places)))
             choices = tuple(
                 Choice(
                     PlaceKind(row.kind), row.place_id, row.alias, row.set_by, row.set_at.replace(tzinfo=UTC)
@@ -65,7 +64,7 @@ class ModelChoices:
                 for row in rows
             )
             of_server = select(offered_models.c.alias).where(offered_models.c.server_id == server_id)
-            return Chosen(choices, frozenset((await connection.execute(of_server)).scalars()))
+            return Chosen(choices, frozenset(connection.execute(of_server).scalars()))
 
         return await self._database.read(work)
 
@@ -79,18 +78,16 @@ class ModelChoices:
     async def clear(self, kind: PlaceKind, place_id: int) -> bool:
         """Forget a choice; whether there was one."""
         here = (model_choices.c.kind == str(kind)) & (model_choices.c.place_id == place_id)
-        done = await self._database.run(
-            lambda connection: connection.execute(delete(model_choices).where(here))
-        )
-        return done.rowcount > 0
+        statement = delete(model_choices).where(here)
+        return await self._database.run(lambda connection: connection.execute(statement).rowcount) > 0
 
     async def offer(self, server_id: int, aliases: Collection[str]) -> None:
         """Have a server offer these models only; none of them means all."""
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(offered_models).where(offered_models.c.server_id == server_id))
+        def work(connection: Connection) -> None:
+            connection.execute(delete(offered_models).where(offered_models.c.server_id == server_id))
             if aliases:
                 rows = [{"server_id": server_id, "alias": alias} for alias in sorted(set(aliases))]
-                await connection.execute(insert(offered_models), rows)
+                connection.execute(insert(offered_models), rows)
 
         await self._database.run(work)

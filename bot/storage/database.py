@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Connection, create_engine, text
 
 from bot.errors import StorageError
 from bot.storage.in_use import used
@@ -18,6 +18,7 @@ from bot.storage.rights import make_folder
 from bot.storage.sentences import LOCKED, about, explained
 
 ANSWER_TIMEOUT_S = BUSY_TIMEOUT_S + 5.0
+_READERS = 4  # one may wait for the disk while others are served from memory
 
 _Result = TypeVar("_Result")
 
@@ -36,57 +37,48 @@ async def in_time(work: Awaitable[_Result], patience_s: float) -> _Result:
 
 
 class Database:
-    """A file that is open. Stores use it through `read` and `run`.
-
-    Those who write take turns here: SQLite has them wait by sleeping, which is slow when there are many.
+    """A file that is open. Stores use it through `read` and `run`, whose work is done in threads of the database's own:
+    one hop there and back for a transaction, however many statements it has.
     """
 
     def __init__(self, path: Path) -> None:
         self._name = Path(path.name)  # people read of it; where it is, is the operator's business
-        self._turn = asyncio.Lock()
-        self._writer = _engine(path, to_write=True)
-        self._readers = _engine(path, to_write=False)
-        self._begun: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        # Those who write take turns here: SQLite has them wait by sleeping, which is slow when there are many.
+        self._writer = _Side(path, threads=1, to_write=True)
+        self._readers = _Side(path, threads=_READERS, to_write=False)
+        self._begun: set[asyncio.Future[Any]] = set()
 
-    async def read(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+    async def read(self, work: Callable[[Connection], _Result]) -> _Result:
         """Do `work`, which changes nothing, in one transaction; it waits for nobody who writes.
+
+        Args:
+            work: called in another thread.
 
         Raises:
             StorageError: it could not be done.
         """
+        # Whoever asked may be cancelled: then it is not begun.
+        return await self._done(self._readers.begin(work))
 
-        async def transaction() -> _Result:
-            async with self._readers.begin() as connection:
-                return await work(connection)
-
-        return await self._done(transaction())
-
-    async def run(self, work: Callable[[AsyncConnection], Awaitable[_Result]]) -> _Result:
+    async def run(self, work: Callable[[Connection], _Result]) -> _Result:
         """Do `work` in one transaction; when this returns, what was written is on the disk.
+
+        Args:
+            work: called in another thread.
 
         Raises:
             StorageError: it could not be done; nothing of it was.
         """
+        # Whoever asked may be cancelled: what they wanted written is written.
+        return await self._done(self._writer.begin(work), to_the_end=True)
 
-        async def transaction() -> _Result:
-            async with self._turn, self._writer.begin() as connection:
-                return await work(connection)
-
-        return await self._done(transaction())
-
-    async def _done(self, transaction: Coroutine[Any, Any, _Result]) -> _Result:
-        if self._closed:
-            transaction.close()
-            raise StorageError("The bot is stopping.")
-        # A task of its own: whoever asked may be cancelled, a transaction is finished.
-        task = asyncio.get_running_loop().create_task(transaction)
-        self._begun.add(task)
-        task.add_done_callback(self._ended)
+    async def _done(self, transaction: asyncio.Future[_Result], *, to_the_end: bool = False) -> _Result:
+        self._begun.add(transaction)
+        transaction.add_done_callback(self._ended)
         try:
             with explained(self._name):
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    return await asyncio.shield(task)
+                    return await (asyncio.shield(transaction) if to_the_end else transaction)
         except TimeoutError:
             raise about(self._name, LOCKED) from None
 
@@ -97,32 +89,56 @@ class Database:
             StorageError: it cannot.
         """
 
-        async def look(connection: AsyncConnection) -> None:
-            await connection.execute(
-                text("SELECT count(*) FROM sqlite_master")
-            )  # it has to read the file for this
-
-        await self.read(look)
+        # It has to read the file for this.
+        await self.read(
+            lambda connection: connection.execute(text("SELECT count(*) FROM sqlite_master")).scalar()
+        )
 
     async def aclose(self) -> None:
         """Let what was begun finish, and close the file."""
-        self._closed = True
+        for side in (self._readers, self._writer):
+            side.end()
         if self._begun:
             await asyncio.wait(tuple(self._begun), timeout=ANSWER_TIMEOUT_S)
-        await self._readers.dispose()
-        await self._writer.dispose()
+        for side in (self._readers, self._writer):
+            side.close()
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._begun.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever asked has it, or has left
+    def _ended(self, transaction: asyncio.Future[Any]) -> None:
+        self._begun.discard(transaction)
+        if not transaction.cancelled():
+            transaction.exception()  # whoever asked has it, or has left
 
 
-def _engine(path: Path, *, to_write: bool) -> AsyncEngine:
-    # What people wrote is among the parameters: they are in no error and no line of the log.
-    engine = create_async_engine(address("sqlite+aiosqlite", path), hide_parameters=True)
-    told_when_to_begin(engine.sync_engine, to_write=to_write)
-    return engine
+class _Side:
+    """The connections to read, or the one to write, and the threads that use them."""
+
+    def __init__(self, path: Path, *, threads: int, to_write: bool) -> None:
+        # What people wrote is among the parameters: they are in no error and no line of the log.
+        self._engine = create_engine(
+            address("sqlite", path), hide_parameters=True, pool_size=threads, max_overflow=0
+        )
+        told_when_to_begin(self._engine, to_write=to_write)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
+        self._ended = False
+
+    def begin(self, work: Callable[[Connection], _Result]) -> asyncio.Future[_Result]:
+        """Do `work` in one transaction as soon as a thread is free."""
+        if self._ended:
+            raise StorageError("The bot is stopping.")
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._transaction, work)
+
+    def _transaction(self, work: Callable[[Connection], _Result]) -> _Result:
+        with self._engine.begin() as connection:
+            return work(connection)
+
+    def end(self) -> None:
+        """Take in no more work."""
+        self._ended = True
+        self._threads.shutdown(wait=False)
+
+    def close(self) -> None:
+        """Close the connections that nobody uses."""
+        self._engine.dispose()
 
 
 @asynccontextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, insert, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, delete, insert, select
 
 from bot.storage.database import Database
 from bot.storage.tables import panels
@@ -28,8 +27,8 @@ class Panels:
     async def find(self) -> PanelPlace | None:
         """Where it stands."""
 
-        async def work(connection: AsyncConnection) -> PanelPlace | None:
-            row = (await connection.execute(select(panels))).first()
+        def work(connection: Connection) -> PanelPlace | None:
+            row = connection.execute(select(panels)).first()
             return None if row is None else PanelPlace(row.channel_id, row.message_id)
 
         return await self._database.read(work)
@@ -37,10 +36,10 @@ class Panels:
     async def put(self, place: PanelPlace) -> None:
         """It stands there from now on."""
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(delete(panels))
+        def work(connection: Connection) -> None:
+            connection.execute(delete(panels))
             row = {"channel_id": place.channel_id, "message_id": place.message_id}
-            await connection.execute(insert(panels).values(row))
+            connection.execute(insert(panels).values(row))
 
         await self._database.run(work)
 

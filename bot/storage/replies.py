@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.storage.database import Database
 from bot.storage.tables import replies, reply_messages
@@ -59,10 +58,10 @@ class Replies:
         values["begun_at"] = datetime.now(UTC).replace(tzinfo=None)
         pages = [{"message_id": message_id, "reply_id": reply.id} for message_id in reply.message_ids]
 
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(insert(replies).values(**values).on_conflict_do_nothing())
+        def work(connection: Connection) -> None:
+            connection.execute(insert(replies).values(**values).on_conflict_do_nothing())
             if pages:
-                await connection.execute(insert(reply_messages).values(pages).on_conflict_do_nothing())
+                connection.execute(insert(reply_messages).values(pages).on_conflict_do_nothing())
 
         await self._database.run(work)
 
@@ -92,16 +91,16 @@ class Replies:
         statement = delete(replies).where(replies.c.id.in_(some))
         forgotten = 0
         while True:
-            done = await self._database.run(lambda connection: connection.execute(statement))
-            forgotten += done.rowcount
-            if done.rowcount < _FORGOTTEN_AT_A_TIME:
+            count = await self._database.run(lambda connection: connection.execute(statement).rowcount)
+            forgotten += count
+            if count < _FORGOTTEN_AT_A_TIME:
                 return forgotten
 
     async def _read(self, where: Any) -> list[KeptReply]:
-        async def work(connection: AsyncConnection) -> list[KeptReply]:
-            rows = (await connection.execute(select(replies).where(where).order_by(replies.c.begun_at))).all()
+        def work(connection: Connection) -> list[KeptReply]:
+            rows = connection.execute(select(replies).where(where).order_by(replies.c.begun_at)).all()
             ids = select(reply_messages).where(reply_messages.c.reply_id.in_([row.id for row in rows]))
-            messages = (await connection.execute(ids.order_by(reply_messages.c.message_id))).all()
+            messages = connection.execute(ids.order_by(reply_messages.c.message_id)).all()
             return [
                 KeptReply(
                     **{name: getattr(row, name) for name in _COLUMNS},

@@ -6,9 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import and_, delete, or_, select
+from sqlalchemy import Connection, and_, delete, or_, select
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from bot.storage.database import Database
 from bot.storage.tables import usage_spans
@@ -86,8 +85,8 @@ class UsageSpans:
         )
         statement = select(usage_spans).where(or_(*each)).order_by(columns.span_s)
 
-        async def work(connection: AsyncConnection) -> dict[Scope, list[Spent]]:
-            for row in await connection.execute(statement):
+        def work(connection: Connection) -> dict[Scope, list[Spent]]:
+            for row in connection.execute(statement):
                 scope = Scope(ScopeKind(row.kind), row.subject_id, row.server_id)
                 found[scope].append(Spent(row.span_s, row.tokens, row.gpu_s))
             return found
@@ -97,4 +96,4 @@ class UsageSpans:
     async def forget(self, before_s: float) -> int:
         """Forget spans that began before that; how many."""
         statement = delete(usage_spans).where(usage_spans.c.span_s < before_s)
-        return (await self._database.run(lambda connection: connection.execute(statement))).rowcount
+        return await self._database.run(lambda connection: connection.execute(statement).rowcount)

@@ -265,10 +265,8 @@ async def test_use_that_is_a_day_old_is_forgotten_and_newer_use_is_not(tmp_path:
         await door.answer(asker(2))
         await door.gate.forget_old()
 
-        async def people(connection: Any) -> list[int]:
-            rows = await connection.exec_driver_sql(
-                "SELECT subject_id FROM usage_spans WHERE kind = 'person'"
-            )
+        def people(connection: Any) -> list[int]:
+            rows = connection.exec_driver_sql("SELECT subject_id FROM usage_spans WHERE kind = 'person'")
             return [row[0] for row in rows]
 
         assert await database.read(people) == [2]

@@ -13,8 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, inspect, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Connection, create_engine, inspect, text
 
 from bot.errors import StorageError
 from bot.storage.choices import ModelChoices, PlaceKind
@@ -330,8 +329,8 @@ async def test_many_at_once_write_without_getting_in_each_others_way(path: Path)
 async def test_an_error_of_the_database_does_not_quote_what_was_to_be_written(tmp_path: Path) -> None:
     async with open_database(tmp_path / "it.sqlite3") as database:
 
-        async def write(connection: AsyncConnection) -> None:
-            await connection.execute(text("INSERT INTO nowhere VALUES (:words)"), {"words": "a private joke"})
+        def write(connection: Connection) -> None:
+            connection.execute(text("INSERT INTO nowhere VALUES (:words)"), {"words": "a private joke"})
 
         with pytest.raises(StorageError) as failed:
             await database.run(write)

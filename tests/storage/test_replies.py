@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from bot.errors import StorageError
 from bot.storage.database import open_database
@@ -87,8 +88,8 @@ async def test_a_disk_that_is_full_is_a_sentence(tmp_path: Path) -> None:
         await replies.put(REPLY)
         too_much = replace(REPLY, id="cd34", request={"messages": "x" * 10_000_000})
 
-        async def fill(connection: object) -> None:
-            await connection.exec_driver_sql("PRAGMA max_page_count = 50")  # type: ignore[attr-defined]
+        def fill(connection: Connection) -> None:
+            connection.exec_driver_sql("PRAGMA max_page_count = 50")
 
         await replies._database.run(fill)
         with pytest.raises(StorageError, match="disk"):
