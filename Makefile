@@ -1,5 +1,6 @@
 # make demo    try the bot in a local page: no GPU, no accounts     (ONCE='/joke topic:cats' for the terminal)
 # make test    lint, types and all tests
+# make coverage  all tests, and which lines none of them runs
 # make test-avx2  the tests of inference as on a processor without AVX512, which most laptops and desktops have
 # make run     start the bot on Discord, configured by .env
 # make bench   how fast the whole bot answers 1 to 32 people, beside a bare model.generate
@@ -17,7 +18,7 @@ WORKERS ?= 2
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-avx2 run bench soak pictures lint clean
+.PHONY: demo test types beside alone coverage test-avx2 run bench soak pictures lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -42,7 +43,26 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+# The types are looked at beside the first tests: a first look takes mypy a minute and a half.
+test: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m bot pull smol
+	$(MAKE) --no-print-directory --jobs=2 types beside
+	$(MAKE) --no-print-directory alone
+
+types:
+	$(BIN)/mypy
+
+beside:
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone"
+
+# What counts seconds in real time.
+alone:
+	$(BIN)/python -m pytest -m alone
+
+# Not a part of `make test`: watching every line makes the tests a quarter slower.
+coverage: $(READY)
 	$(BIN)/python -m bot pull smol
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" --cov --cov-report=
 	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term

@@ -259,17 +259,17 @@ async def test_many_short_answers_leave_nothing_behind(
             await asyncio.gather(*(read(queue.submit(one)) for one in asked))
 
     async with InferenceQueue(engine, slots=16) as queue:
-        await some(queue, 480)
+        await some(queue, 240)
         gc.collect()
         before_bytes = rss_bytes()
-        await some(queue, 1_600)
+        await some(queue, 800)
         gc.collect()
         crept = rss_bytes() / before_bytes - 1
         (batch,) = engine._batches._all.values()
         assert left_behind(batch) == NOTHING
     with capsys.disabled():
-        print(f" [crept {crept:+.1%} in 1,600 answers]", end="")  # noqa: T201
-    assert crept < 0.02
+        print(f" [crept {crept:+.1%} in 800 answers]", end="")  # noqa: T201
+    assert crept < 0.01
 
 
 @pytest.fixture(scope="module")
