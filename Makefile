@@ -57,15 +57,16 @@ types:
 beside:
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone"
 
-# What counts seconds in real time.
+# What counts seconds in real time. Looking for such tests in all files would take longer than some of them.
+ALONE = $(shell grep -rl --include='test_*.py' 'pytest.mark.alone' tests)
 alone:
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $(ALONE)
 
 # Not a part of `make test`: watching every line makes the tests a quarter slower.
 coverage: $(READY)
 	$(BIN)/python -m bot pull smol
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" --cov --cov-report=
-	$(BIN)/python -m pytest -m alone --cov --cov-append --cov-report=term
+	$(BIN)/python -m pytest -m alone $(ALONE) --cov --cov-append --cov-report=term
 
 # On a processor that has none of what is switched off here, that is what `make test` has run already.
 test-avx2: $(READY)
