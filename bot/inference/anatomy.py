@@ -21,7 +21,7 @@ from bot.inference.chat_template import TemplateTraits, probe
 from bot.inference.headers import Headers, read_headers
 from bot.inference.memory import Footprint
 from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
-from bot.inference.tokenizers import read_tokenizer
+from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -284,6 +284,8 @@ def _template(folder: Path, spec: ModelSpec) -> TemplateTraits | None:
                 tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
             )
         )
+    except TokenizerMissing as error:
+        raise tokenizer_missing(spec.alias, error) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
         log.warning("cannot read the tokenizer of %s: %s", spec.alias, error)
         raise ModelUnavailable(

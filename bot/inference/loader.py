@@ -27,7 +27,7 @@ from bot.inference.embedded import Progress
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.quantized import QuantizedCopies, keepable
-from bot.inference.tokenizers import read_tokenizer
+from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
 from bot.inference.weights import read_weights, weights_reported
 
 if TYPE_CHECKING:
@@ -183,6 +183,8 @@ class ModelLoader:
                 use_direct_products(model)
                 trim_heap()
             return _ready(spec, tokenizer, model)
+        except TokenizerMissing as error:
+            raise tokenizer_missing(spec.alias, error) from error
         except _LOAD_FAULTS as error:
             log.exception("cannot load %s from %s", spec.alias, folder)
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
