@@ -99,6 +99,10 @@ class ModelUnavailable(BotError):
     """A model's files cannot be fetched or loaded."""
 
 
+class ConversationRefused(BotError):
+    """A model's chat template raised on a conversation."""
+
+
 class OutOfMemory(BotError):
     """Memory ran out in the middle of an answer, and trying again did not help."""
 

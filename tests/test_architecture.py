@@ -22,6 +22,7 @@ MAY_USE_HEAVY = (
     "bot/inference/experts.py",
     "bot/inference/loader.py",
     "bot/inference/products.py",
+    "bot/inference/prompting.py",
     "bot/inference/reading_order.py",
     "bot/inference/run.py",
     "bot/inference/tokenizers.py",

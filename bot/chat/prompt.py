@@ -101,6 +101,14 @@ def fold_system(messages: Sequence[ChatMessage]) -> Messages:
     return tuple(rest)
 
 
+def fold_assistant(messages: Sequence[ChatMessage]) -> Messages:
+    """The same messages for a template that knows no earlier answers: they become quotations by the user."""
+    return tuple(
+        ChatMessage(Role.USER, f"Earlier you said: {one.content}") if one.role is Role.ASSISTANT else one
+        for one in messages
+    )
+
+
 def alternate(messages: Sequence[ChatMessage]) -> Messages:
     """The same messages for a template that insists on user and assistant by turns, the user first.
 

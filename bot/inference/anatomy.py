@@ -17,10 +17,11 @@ from jinja2.exceptions import TemplateError
 from bot.errors import ModelUnavailable
 from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelSpec
-from bot.inference.chat_template import TemplateTraits, probe
+from bot.inference.chat_template import TakesNoQuestion, TemplateTraits, probe, takes_no_question
 from bot.inference.headers import Headers, read_headers
 from bot.inference.memory import Footprint
 from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
+from bot.inference.prompting import renderer
 from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
 
 if TYPE_CHECKING:
@@ -279,13 +280,12 @@ def _template(folder: Path, spec: ModelSpec) -> TemplateTraits | None:
         tokenizer = read_tokenizer(folder)
         if tokenizer.chat_template is None:
             return None
-        return probe(
-            lambda messages: str(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
-        )
+        return probe(renderer(tokenizer))
     except TokenizerMissing as error:
         raise tokenizer_missing(spec.alias, error) from error
+    except TakesNoQuestion as error:
+        log.warning("cannot use the chat template of %s: %r", spec.alias, error.__cause__ or error)
+        raise takes_no_question(spec.alias) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
         log.warning("cannot read the tokenizer of %s: %s", spec.alias, error)
         raise ModelUnavailable(

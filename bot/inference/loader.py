@@ -10,7 +10,7 @@ import gc
 import logging
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +19,14 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 
 from bot.chat.messages import ChatMessage, Role
-from bot.errors import ModelUnavailable
+from bot.errors import ConversationRefused, ModelUnavailable
 from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
+from bot.inference.prompting import Clock, Prompt, PromptEncoder, TemplateRefused, renderer, utc_now
 from bot.inference.quantized import QuantizedCopies, keepable
 from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
 from bot.inference.weights import read_weights, weights_reported
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_NAMED = 5  # tokens that a line of the log names
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
@@ -42,7 +45,8 @@ class LoadedModel:
 
     `spec` is the entry that it was loaded by; requests may come by others with the same key. `eos_token_ids` are all
     the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
-    and what the model was built for.
+    and what the model was built for. `usable_ids` is how many ids it has embeddings for, None where that is not known.
+    `now` is the clock for templates that ask for the date.
     """
 
     spec: ModelSpec
@@ -51,6 +55,13 @@ class LoadedModel:
     traits: chat_template.TemplateTraits | None
     eos_token_ids: tuple[int, ...]
     context_tokens: int
+    usable_ids: int | None = None
+    now: Clock = utc_now
+    prompts: PromptEncoder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        encoder = PromptEncoder(self.tokenizer, self.traits, self.usable_ids, self.now)
+        object.__setattr__(self, "prompts", encoder)
 
     def encode(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
         """The messages as the ids that the model continues, in the form its template takes.
@@ -61,28 +72,36 @@ class LoadedModel:
         beginning of an answer, just as when the model wrote them.
         """
         if len(messages) > 1 and messages[-1].role is Role.ASSISTANT:
-            said = self.tokenizer(messages[-1].content, add_special_tokens=False)["input_ids"]
-            return [*self.encode(messages[:-1], entry), *said]
-        if self.traits is None:
-            return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
-        adapted = chat_template.adapt(messages, self.traits)
+            return [*self.encode(messages[:-1], entry), *self.prompts.text_ids(messages[-1].content)]
+        return self.prompt(messages, entry).ids
+
+    def prompt(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> Prompt:
+        """The messages as text and as ids, up to where an answer begins. What people wrote holds no control token.
+
+        Raises:
+            ConversationRefused: the template raised.
+        """
         thinking = (entry or self.spec).enable_thinking
         switches: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-        text = self.tokenizer.apply_chat_template(
-            chat_template.as_dicts(adapted), tokenize=False, add_generation_prompt=True, **switches
-        )
-        # The template writes the special tokens itself: adding them again would double the first one.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        try:
+            return self.prompts.prompt(messages, **switches)
+        except TemplateRefused as error:
+            log.warning("the chat template of %s refused a conversation: %s", self.spec.alias, error)
+            raise ConversationRefused(
+                f"The chat template of {self.spec.alias} does not take this conversation. Please begin a new one, or "
+                "ask another model."
+            ) from None
 
     def count(self, text: str) -> int:
         """How many tokens a text is, without what a template adds."""
-        return len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return len(self.prompts.text_ids(text))
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Ids to text, special tokens left out, spaces as the model wrote them."""
-        text = self.tokenizer.decode(
-            list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        """Ids to text, special tokens and ends left out, spaces as the model wrote them."""
+        shown = [
+            id_ for id_ in token_ids if id_ not in self.eos_token_ids
+        ]  # some ends are not marked special
+        text = self.tokenizer.decode(shown, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)  # noqa: S101  a list of ids gives one text
         return text
 
@@ -99,6 +118,7 @@ class ModelLoader:
         hf_token: for gated repositories; None asks as nobody.
         keep_quantized: whether the cache holds quantized weights too, see `quantized.py`.
         plain: leave models as transformers and bitsandbytes make them, to compare; see `products.py`.
+        now: the clock for chat templates that ask for the date.
     """
 
     def __init__(
@@ -108,11 +128,13 @@ class ModelLoader:
         *,
         keep_quantized: bool = True,
         plain: bool = False,
+        now: Clock = utc_now,
     ) -> None:
         self._cache_dir = cache_dir
         self._hf_token = hf_token
         self._copies = QuantizedCopies(cache_dir / "quantized") if keep_quantized and not plain else None
         self._plain = plain
+        self._now = now
 
     def prepare(self) -> None:
         """Import torch and transformers, which takes seconds, and calm them down."""
@@ -182,9 +204,12 @@ class ModelLoader:
             if not self._plain:
                 use_direct_products(model)
                 trim_heap()
-            return _ready(spec, tokenizer, model)
+            return _ready(spec, tokenizer, model, self._now)
         except TokenizerMissing as error:
             raise tokenizer_missing(spec.alias, error) from error
+        except ModelUnavailable as error:
+            traceback.clear_frames(error.__traceback__)
+            raise
         except _LOAD_FAULTS as error:
             log.exception("cannot load %s from %s", spec.alias, folder)
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
@@ -232,28 +257,74 @@ def _why_not(spec: ModelSpec, error: BaseException) -> str:
     )
 
 
-def _ready(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> LoadedModel:
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+def _ready(
+    spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, now: Clock
+) -> LoadedModel:
+    embedding: Any = model.get_input_embeddings()
+    usable_ids = int(embedding.weight.shape[0])
+    _warn_of_unusable(spec, tokenizer, usable_ids)
     traits = None
     if tokenizer.chat_template is not None:
-        traits = chat_template.probe(
-            lambda messages: str(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
-        )
+        try:
+            traits = chat_template.probe(renderer(tokenizer, now))
+        except chat_template.TakesNoQuestion as error:
+            log.warning("cannot use the chat template of %s: %r", spec.alias, error.__cause__ or error)
+            raise chat_template.takes_no_question(spec.alias) from error
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or spec.context_tokens
-    return LoadedModel(
+    loaded = LoadedModel(
         spec=spec,
         tokenizer=tokenizer,
         model=model,
         traits=traits,
-        eos_token_ids=_eos_token_ids(tokenizer, model),
+        eos_token_ids=(),
         context_tokens=min(spec.context_tokens, limit),
+        usable_ids=usable_ids,
+        now=now,
     )
+    _refuse_unusable_template(loaded)
+    ends = _eos_token_ids(loaded, usable_ids)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= usable_ids:
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
+        tokenizer.pad_token = None if end is None else tokenizer.convert_ids_to_tokens(end)
+    return replace(loaded, eos_token_ids=ends)
 
 
-def _eos_token_ids(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[int, ...]:
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({i for i in (*ids, tokenizer.eos_token_id) if isinstance(i, int)}))
+def _eos_token_ids(loaded: LoadedModel, usable_ids: int) -> tuple[int, ...]:
+    """All ids that end an answer: those of the generation config, the config and the tokenizer, and what the template
+    writes behind an answer, which is all that some checkpoints say of it."""
+    config = loaded.model.config
+    named = [
+        getattr(loaded.model.generation_config, "eos_token_id", None),
+        getattr(config, "eos_token_id", None),
+        getattr(config.get_text_config(), "eos_token_id", None),
+        loaded.tokenizer.eos_token_id,
+        loaded.prompts.end_of_turn(),
+    ]
+    ids = {id_ for one in named for id_ in (one if isinstance(one, list | tuple) else [one])}
+    return tuple(sorted(id_ for id_ in ids if isinstance(id_, int) and 0 <= id_ < usable_ids))
+
+
+def _warn_of_unusable(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, usable_ids: int) -> None:
+    """Say in the log which tokens the model has no embedding for. They are never given to it: on a GPU, one such id
+    ends everything that runs there."""
+    if (count := len(tokenizer) - usable_ids) > 0:
+        names = tokenizer.convert_ids_to_tokens(list(range(usable_ids, usable_ids + min(count, _NAMED))))
+        log.warning(
+            "the tokenizer of %s has %d tokens that the model does not know, such as %s: they are read as text",
+            spec.alias,
+            count,
+            ", ".join(map(str, names)),
+        )
+
+
+def _refuse_unusable_template(loaded: LoadedModel) -> None:
+    try:
+        unusable = loaded.prompts.unusable_id_of_template()
+    except TemplateRefused:
+        return  # which a conversation of that form would be told
+    if unusable is not None:
+        raise ModelUnavailable(
+            f"{loaded.spec.alias} cannot be used: its chat template writes the token "
+            f"{loaded.tokenizer.convert_ids_to_tokens(unusable)}, which the model does not know. Its tokenizer or its "
+            "template is another model's."
+        )
