@@ -107,6 +107,10 @@ class OutOfMemory(BotError):
     """Memory ran out in the middle of an answer, and trying again did not help."""
 
 
+class ModelComputesNonsense(BotError):
+    """A model's numbers overflow in the precision that it runs in, so that no next token can be drawn."""
+
+
 class HubUnreachable(ModelUnavailable):
     """A model is not here, and the Hub does not answer."""
 

@@ -21,6 +21,7 @@ MAY_USE_HEAVY = (
     "bot/inference/device.py",
     "bot/inference/experts.py",
     "bot/inference/loader.py",
+    "bot/inference/load_errors.py",
     "bot/inference/products.py",
     "bot/inference/prompting.py",
     "bot/inference/reading_order.py",

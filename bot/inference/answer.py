@@ -50,6 +50,7 @@ class Answer:
     def take_up(self) -> tuple[list[int], int]:
         """The ids to be read, and how many more may be drawn: at first those of the prompt, later also its own."""
         self._before = len(self._ids)
+        self.draw.valid_tokens = None
         return [*self._prompt_ids, *self._ids], self._limit - len(self._ids)
 
     def grow(self, drawn: list[int], *, ended: bool) -> list[Event]:

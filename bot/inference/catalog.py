@@ -25,6 +25,7 @@ EMBEDDED = "embedded"
 _KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""  # one part of a TOML key, bare or quoted
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _REPOSITORY = r"^[\w.-]+/[\w.-]+$"
+_GREEDY_BELOW = 1e-5
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -40,6 +41,11 @@ class SamplingParams(BaseModel):
     max_new_tokens: int = Field(512, ge=1)
     min_new_tokens: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=0, lt=2**63)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken every time. So close to 0, a temperature leaves nothing else."""
+        return self.temperature < _GREEDY_BELOW
 
     def capped(self, max_new_tokens: int) -> SamplingParams:
         """The same, with answers of at most `max_new_tokens`."""

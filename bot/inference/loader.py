@@ -15,15 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-from safetensors import SafetensorError
-
 from bot.chat.messages import ChatMessage, Role
-from bot.errors import ConversationRefused, ModelUnavailable
+from bot.errors import BotError, ConversationRefused, ModelUnavailable
 from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
+from bot.inference.load_errors import Step, not_fetched, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.prompting import Clock, Prompt, PromptEncoder, TemplateRefused, renderer, utc_now
@@ -165,7 +163,7 @@ class ModelLoader:
             folder = Path(spec.source).expanduser()
             if not (folder / "config.json").is_file():
                 raise ModelUnavailable(
-                    f"{spec.alias} is not in {folder}: there is no config.json. Check 'source' in the catalogue.",
+                    f"{spec.alias} is not in {folder}: {without_config(folder)}. Check 'source' in the catalogue.",
                     for_people=f"{spec.alias} is not where the catalogue says. Please tell the bot's operator.",
                 )
             return folder
@@ -179,6 +177,16 @@ class ModelLoader:
         Raises:
             ModelUnavailable: they cannot be had.
         """
+        told = _Told(report)
+        try:
+            return self._fetched(spec, told)
+        except Exception as error:  # of the file system, the Hub's client or the reader of the embedded model
+            if error is told.raised or isinstance(error, BotError):
+                raise
+            log.exception("cannot fetch %s", spec.alias)
+            raise not_fetched(spec, error) from error
+
+    def _fetched(self, spec: ModelSpec, report: Progress) -> Path:
         if folder := self.present(spec):
             return folder
         if spec.source == EMBEDDED:
@@ -194,12 +202,16 @@ class ModelLoader:
             ModelUnavailable: files are missing or broken, or there is not the memory for it.
         """
         folder = self.fetch(spec, report)
-        step = f"loading {spec.alias}"
-        report(step, None)
+        told, doing = _Told(report), f"loading {spec.alias}"
+        told(doing, None)
+        step = Step.TOKENIZER
         try:
+            refuse_non_writers(spec, folder)
             tokenizer = read_tokenizer(folder)
-            with weights_reported(partial(report, step)):
-                model = self._quantized(spec, folder)
+            step = Step.WEIGHTS
+            with weights_reported(partial(told, doing)):
+                model = self._quantized(spec, folder, told)
+            step = Step.TEMPLATE
             trim_heap()  # so that the peak is that of one step and not of both
             if not self._plain:
                 use_direct_products(model)
@@ -207,15 +219,17 @@ class ModelLoader:
             return _ready(spec, tokenizer, model, self._now)
         except TokenizerMissing as error:
             raise tokenizer_missing(spec.alias, error) from error
-        except ModelUnavailable as error:
-            traceback.clear_frames(error.__traceback__)
-            raise
-        except _LOAD_FAULTS as error:
+        except Exception as error:  # transformers raises anything
+            if error is told.raised:
+                raise
+            if isinstance(error, BotError):
+                traceback.clear_frames(error.__traceback__)
+                raise
             log.exception("cannot load %s from %s", spec.alias, folder)
             traceback.clear_frames(error.__traceback__)  # they hold what was loaded so far
-            raise ModelUnavailable(_why_not(spec, error)) from error
+            raise why_not(spec, folder, error, step) from error
 
-    def _quantized(self, spec: ModelSpec, folder: Path) -> PreTrainedModel:
+    def _quantized(self, spec: ModelSpec, folder: Path, told: _Told) -> PreTrainedModel:
         """The weights, from the copy that is quantized already or else from the checkpoint."""
         quantize = spec.quantization != "none"
         if self._copies is None or not quantize:
@@ -223,8 +237,8 @@ class ModelLoader:
         if copy := self._copies.find(spec, folder):
             try:
                 return read_weights(copy, quantize=False, saved_here=True)
-            except (*_LOAD_FAULTS, TypeError, AttributeError) as error:
-                if is_out_of_memory(error):
+            except Exception as error:
+                if error is told.raised or is_out_of_memory(error):
                     raise
                 traceback.clear_frames(error.__traceback__)
                 log.warning("the quantized copy of %s is damaged, and made anew: %s", spec.alias, error)
@@ -235,26 +249,23 @@ class ModelLoader:
         return model
 
 
-# A missing file, an unknown architecture, a broken header or template, or not the memory: transformers' own errors
-# are of these kinds, and any other is a bug.
-_LOAD_FAULTS = (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError, TemplateError)
+class _Told:
+    """Tells how far a fetch or a load is.
 
+    Attributes:
+        raised: what the listener raised to end it, which is no fault of the model's.
+    """
 
-def _why_not(spec: ModelSpec, error: BaseException) -> str:
-    if is_out_of_memory(error):
-        return (
-            f"{spec.alias} does not fit into the memory that is free now. Please try a smaller model; the operator "
-            "can lower its context_tokens, or GPU_MEMORY_BUDGET if other programs use the device."
-        )
-    if isinstance(error, SafetensorError):
-        return (
-            f"{spec.alias} cannot be loaded: its files are damaged. The operator can remove the folder that the log "
-            f"names, and fetch them anew with `python -m bot pull {spec.alias}`."
-        )
-    return (
-        f"{spec.alias} cannot be loaded: its files are missing, broken or of a kind that is not supported. The "
-        "operator finds the reason in the log."
-    )
+    def __init__(self, report: Progress) -> None:
+        self._report = report
+        self.raised: BaseException | None = None
+
+    def __call__(self, step: str, fraction: float | None) -> None:
+        try:
+            self._report(step, fraction)
+        except BaseException as error:
+            self.raised = error
+            raise
 
 
 def _ready(

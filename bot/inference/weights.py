@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bot.inference.experts import experts_quantized
+from bot.inference.load_errors import MissingWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -68,7 +69,7 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
         saved_here: it is a copy of `quantized.py`'s.
 
     Raises:
-        ValueError: weights are not in its files: transformers would make them up, and the model talk nonsense.
+        MissingWeights: weights are not in its files: transformers would make them up, and the model talk nonsense.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -95,6 +96,6 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
     model, told = read
     missing = sorted(told["missing_keys"])
     if missing:
-        raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
+        raise MissingWeights(f"{len(missing)} weights are not in its files, such as {missing[0]}")
     evaluating: PreTrainedModel = model.eval()
     return evaluating
