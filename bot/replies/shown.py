@@ -15,6 +15,7 @@ from bot.replies.status import (
     loading_line,
     queued_line,
     rest_refused_line,
+    unread_line,
     words_refused_text,
 )
 from bot.replies.think import ThinkFilter
@@ -40,11 +41,13 @@ class Shown:
         finished: how it ended, once it has.
         due: whether there is news.
         has_words: whether there is something of the answer to see.
+        unread: what came with the question and cannot be read; the end says so.
     """
 
     finished: Finished | None = None
     due: bool = False
     has_words: bool = False
+    unread: tuple[str, ...] = ()
     _written: list[str] = field(default_factory=list)
     _unread: list[str] = field(default_factory=list)
     _status: str = ""
@@ -181,6 +184,8 @@ class Shown:
     ) -> Contents:
         """What to show for good; for the last two see `ending_lines`."""
         notes = ending_lines(finished, alias, stopped_by, reference)
+        if self.unread:
+            notes = f"{unread_line(self.unread)}\n{notes}"
         contents = list(self._splitter.contents) if self.has_words else [self._nothing(finished)]
         contents = self._without_refused(contents)
         beyond = self._splitter.has_beyond
