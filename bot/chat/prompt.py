@@ -36,6 +36,13 @@ def ask_messages(prompt: str, *, about: str = "") -> Messages:
     return (ChatMessage(Role.SYSTEM, _HELPER), ChatMessage(Role.USER, question))
 
 
+def with_unread(question: str, unread: Sequence[str]) -> str:
+    """A question that says what came with it and cannot be read, so that a model does not make it up."""
+    if not unread:
+        return question
+    return f"{question}\n\n(You cannot see {' or '.join(unread)} that came with this.)"
+
+
 def follow_up(messages: Sequence[ChatMessage], answer: str, question: str) -> Messages:
     """A conversation that goes on: what was read, what was answered, and what is asked now."""
     said = (ChatMessage(Role.ASSISTANT, answer),) if answer else ()

@@ -13,7 +13,7 @@ from discord import app_commands
 from bot.errors import BotError, Unexpected
 from bot.replies.limits import shortened
 from bot.replies.pages import MESSAGE_LIMIT
-from bot.replies.refusal import why_refused
+from bot.replies.refusal import blocks_words, why_refused
 from bot.replies.surface import TROUBLE, ChannelSurface, was_told_already
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,9 @@ def explained(error: BaseException) -> str | None:
         return (
             f"Discord did not take my answer: {why_refused(error)}. Ask a manager of this server to allow it."
         )
+    if isinstance(error, discord.HTTPException) and blocks_words(error):
+        log.info("Discord did not take an answer (%s %s)", error.status, error.code)
+        return f"Discord did not take my answer: {why_refused(error)}."
     if was_told_already(error):
         log.info("Discord had the answer already (%s)", error)
         return None

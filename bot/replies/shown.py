@@ -15,6 +15,7 @@ from bot.replies.status import (
     loading_line,
     queued_line,
     rest_refused_line,
+    unread_line,
     words_refused_text,
 )
 from bot.replies.think import ThinkFilter
@@ -40,11 +41,13 @@ class Shown:
         finished: how it ended, once it has.
         due: whether there is news.
         has_words: whether there is something of the answer to see.
+        unread: what came with the question and cannot be read; the end says so.
     """
 
     finished: Finished | None = None
     due: bool = False
     has_words: bool = False
+    unread: tuple[str, ...] = ()
     _written: list[str] = field(default_factory=list)
     _unread: list[str] = field(default_factory=list)
     _status: str = ""
@@ -174,16 +177,17 @@ class Shown:
             note = rest_refused_line(self._why_refused)
         elif beyond:
             note = REST_FOLLOWS
-        return Contents(_with_note(pages, note, self._most_pages))
+        return Contents(_with_note(self._without_refused(pages), note, self._most_pages))
 
     def end(
         self, finished: Finished, alias: str, stopped_by: str | None = None, reference: str = ""
     ) -> Contents:
         """What to show for good; for the last two see `ending_lines`."""
         notes = ending_lines(finished, alias, stopped_by, reference)
+        if self.unread:
+            notes = f"{unread_line(self.unread)}\n{notes}"
         contents = list(self._splitter.contents) if self.has_words else [self._nothing(finished)]
-        for page, why in self._refused_words.items():
-            contents[page : page + 1] = [words_refused_text(why)]
+        contents = self._without_refused(contents)
         beyond = self._splitter.has_beyond
         if self._most_pages is not None:
             if beyond or len(_with_note(contents, notes)) > self._most_pages:
@@ -191,6 +195,12 @@ class Shown:
         elif beyond:
             return Contents([*contents, notes], self._splitter.beyond)
         return Contents(_with_note(contents, notes, self._most_pages))
+
+    def _without_refused(self, pages: list[str]) -> list[str]:
+        pages = list(pages)
+        for page, why in self._refused_words.items():
+            pages[page : page + 1] = [words_refused_text(why)]
+        return pages
 
     def _nothing(self, finished: Finished) -> str:
         if finished.reason not in (FinishReason.STOP, FinishReason.LENGTH):

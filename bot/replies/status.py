@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
 from bot.replies.limits import shortened
@@ -49,6 +51,19 @@ def rest_refused_line(why: str, *, in_details: bool = False) -> str:
     whole answer is kept for the Details button."""
     where = " · the whole answer is behind Details" if in_details else ""
     return f"{_REST_REFUSED}: {why}{where}"
+
+
+def enumerated(names: Sequence[str], most: int = 5) -> str:
+    """Names for people: "a, b and c"; of very many only the first."""
+    shown = list(names[:most])
+    if (more := len(names) - len(shown)) > 0:
+        shown.append(f"{more} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def unread_line(names: Sequence[str]) -> str:
+    """What stands under an answer to a message that brought something which cannot be read."""
+    return f"-# 📎 I cannot read {enumerated(names)} here"
 
 
 def words_refused_text(why: str) -> str:
