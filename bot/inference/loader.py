@@ -27,7 +27,8 @@ from bot.inference.embedded import Progress
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.quantized import QuantizedCopies, keepable
-from bot.inference.tokenizers import read_tokenizer
+from bot.inference.thoughts import UNTOLD, AnswerText, Marks, ThoughtMarks
+from bot.inference.tokenizers import fingerprint, read_tokenizer
 from bot.inference.weights import read_weights, weights_reported
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class LoadedModel:
 
     `spec` is the entry that it was loaded by; requests may come by others with the same key. `eos_token_ids` are all
     the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
-    and what the model was built for.
+    and what the model was built for. `thoughts` is how it marks what it thinks, `vocabulary` the fingerprint of what
+    its ids mean.
     """
 
     spec: ModelSpec
@@ -51,6 +53,8 @@ class LoadedModel:
     traits: chat_template.TemplateTraits | None
     eos_token_ids: tuple[int, ...]
     context_tokens: int
+    thoughts: ThoughtMarks = UNTOLD
+    vocabulary: str = ""
 
     def encode(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
         """The messages as the ids that the model continues, in the form its template takes.
@@ -60,19 +64,76 @@ class LoadedModel:
         Where the last one is the assistant's, the model goes on with it: its words stand behind the template's
         beginning of an answer, just as when the model wrote them.
         """
-        if len(messages) > 1 and messages[-1].role is Role.ASSISTANT:
-            said = self.tokenizer(messages[-1].content, add_special_tokens=False)["input_ids"]
-            return [*self.encode(messages[:-1], entry), *said]
+        if _goes_on(messages):
+            return [*self.encode(messages[:-1], entry), *self.said_ids(messages, entry)]
         if self.traits is None:
             return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
-        adapted = chat_template.adapt(messages, self.traits)
+        text = self._rendered(messages, self.traits, entry)
+        # The template writes the special tokens itself: adding them again would double the first one.
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def said_ids(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
+        """The ids of the words that an answer to these messages goes on from; none where it begins anew.
+
+        They are the ids that the words were made of, if this model's vocabulary is the one that made them.
+        """
+        if not _goes_on(messages):
+            return []
+        last = messages[-1]
+        if last.tokens is not None and last.tokens.vocabulary == self.vocabulary:
+            model: Any = self.model
+            if max(last.tokens.ids, default=0) < model.get_input_embeddings().weight.shape[0]:
+                return list(last.tokens.ids)
+        marks = self._marks_for(entry)
+        said: list[int] = []
+        for piece in marks.as_written(last.content, self._opened_thought(messages[:-1], entry)):
+            if piece:
+                said += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        return said
+
+    def answer_text(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> AnswerText:
+        """What makes text of an answer to these messages, behind the words that it goes on from."""
+        asked = messages[:-1] if _goes_on(messages) else messages
+        opened = self._opened_thought(asked, entry)
+        return AnswerText(self.decode, self._marks_for(entry), opened, self.said_ids(messages, entry))
+
+    def _marks_for(self, entry: ModelSpec | None) -> ThoughtMarks:
+        return self.thoughts.chosen(self.tokenizer, (entry or self.spec).thoughts)
+
+    def _opened_thought(self, messages: Sequence[ChatMessage], entry: ModelSpec | None) -> Marks | None:
+        """The thought that the prompt for these messages leaves open."""
+        if (traits := self.traits) is None:
+            return None
+
+        def render(more: str) -> str | None:
+            *before, last = messages
+            try:
+                return self._rendered([*before, replace(last, content=last.content + more)], traits, entry)
+            except TemplateError:
+                return None
+
+        return self._marks_for(entry).opened_by(render)
+
+    def _rendered(
+        self,
+        messages: Sequence[ChatMessage],
+        traits: chat_template.TemplateTraits,
+        entry: ModelSpec | None,
+    ) -> str:
+        """The prompt as text."""
+        whole = [
+            replace(one, content=self.thoughts.kept_whole(one.content)) if one.role is Role.ASSISTANT else one
+            for one in messages
+        ]
         thinking = (entry or self.spec).enable_thinking
         switches: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
         text = self.tokenizer.apply_chat_template(
-            chat_template.as_dicts(adapted), tokenize=False, add_generation_prompt=True, **switches
+            chat_template.as_dicts(chat_template.adapt(whole, traits)),
+            tokenize=False,
+            add_generation_prompt=True,
+            **switches,
         )
-        # The template writes the special tokens itself: adding them again would double the first one.
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return str(text)
 
     def count(self, text: str) -> int:
         """How many tokens a text is, without what a template adds."""
@@ -89,6 +150,11 @@ class LoadedModel:
     def measured(self, estimate: Footprint) -> Footprint:
         """The estimate, with the weights as they are."""
         return replace(estimate, weights_bytes=int(self.model.get_memory_footprint()))
+
+
+def _goes_on(messages: Sequence[ChatMessage]) -> bool:
+    """Whether an answer to these goes on from words of the model's own."""
+    return len(messages) > 1 and messages[-1].role is Role.ASSISTANT
 
 
 class ModelLoader:
@@ -248,6 +314,8 @@ def _ready(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTraine
         traits=traits,
         eos_token_ids=_eos_token_ids(tokenizer, model),
         context_tokens=min(spec.context_tokens, limit),
+        thoughts=ThoughtMarks.find(tokenizer),
+        vocabulary=fingerprint(tokenizer),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bot.inference.detokenizer import IncrementalDetokenizer
+from bot.chat.messages import AnswerTokens
 from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.loader import LoadedModel
@@ -45,7 +45,7 @@ class Run:
         self._params = request.params
         self._prompt_ids, self._limit = prompt_ids(loaded, request, stopped)
         self._ids: list[int] = []  # the answer so far
-        self._detokenizer = IncrementalDetokenizer(loaded.decode)
+        self._text = loaded.answer_text(request.messages, request.model)
         self._first_token_s: float | None = None
         self._begun_s = time.perf_counter()
 
@@ -78,9 +78,11 @@ class Run:
                 prefill_chunk_size=_SMALL_PREFILL_TOKENS if sparing else None,
                 **self._options(),
             )
-        if rest := self._detokenizer.flush():
+        reason = self._reason()
+        if rest := self._text.flush(cut=reason is not FinishReason.STOP):
             emit(TextDelta(rest, self._usage()))
-        emit(Finished(self._reason(), self._usage()))
+        tokens = AnswerTokens(self._loaded.vocabulary, (*self._text.said, *self._ids))
+        emit(Finished(reason, self._usage(), tokens=tokens if reason is FinishReason.LENGTH else None))
 
     def put(self, token_ids: torch.Tensor) -> None:
         """Streamer: what the model reads comes first and is skipped, then every token as it is drawn."""
@@ -90,7 +92,7 @@ class Run:
         if self._first_token_s is None:
             self._first_token_s = time.perf_counter() - self._begun_s
         self._ids.extend(new)
-        if text := self._detokenizer.feed(new):
+        if text := self._text.feed(new):
             self._emit(TextDelta(text, self._usage()))
 
     def end(self) -> None:
