@@ -129,6 +129,13 @@ WAYS = {
     "channel-opened-in-the-prompt": Way(
         ["Hm.", "<|end|>"], "", "Hm.", harmony(says="<|channel|>analysis<|message|>"), HARMONY_TOKENS
     ),
+    "from-one-channel-to-the-other": Way(
+        ["Hm.", "<|end|>", "<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        harmony(says="<|channel|>analysis<|message|>Let me see. "),
+        HARMONY_TOKENS,
+    ),
     "answer-channel-opened-in-the-prompt": Way(
         ["Ha."], "Ha.", "", harmony(says="<|channel|>final<|message|>"), HARMONY_TOKENS
     ),
@@ -207,9 +214,17 @@ async def test_what_a_model_thinks_is_apart_from_its_answer_in_whatever_way_it_m
     way: Way, tmp_path: Path
 ) -> None:
     loaded = saying(tmp_path, way)
-    alone = await one_at_a_time(loaded, request(loaded))
-    assert apart(text_of(alone)) == (way.answer, way.thoughts)
-    assert text_of(await batched(loaded, request(loaded))) == text_of(alone)
+    events = await one_at_a_time(loaded, request(loaded))
+    assert apart(text_of(events)) == (way.answer, way.thoughts)
+
+
+@pytest.mark.parametrize(
+    "name", ["as-ever", "opened-in-the-prompt", "magistral", "from-one-channel-to-the-other"]
+)
+async def test_those_who_are_answered_together_are_answered_the_same(name: str, tmp_path: Path) -> None:
+    loaded = saying(tmp_path, WAYS[name])
+    events = await one_at_a_time(loaded, request(loaded))
+    assert text_of(await batched(loaded, request(loaded))) == text_of(events)
 
 
 HARMONY_TOKENIZER = with_words(tiny.byte_level(chat_template=HARMONY_TEMPLATE), special=HARMONY_TOKENS)
