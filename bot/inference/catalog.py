@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bot.errors import CatalogError, UnknownModel
 
@@ -27,6 +27,24 @@ _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _REPOSITORY = r"^[\w.-]+/[\w.-]+$"
 _GREEDY_BELOW = 1e-5
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+_LONGEST_MARK = 64  # characters
+
+
+def _marks(value: object) -> object:
+    """The marks of a model's thoughts: "none", or a list of the two."""
+    if value is None or value == "none":
+        return value
+    two = tuple(value) if isinstance(value, list | tuple) else ()
+    is_pair = len(two) == 2 and two[0] != two[1]
+    if is_pair and all(isinstance(one, str) and one.strip() and len(one) <= _LONGEST_MARK for one in two):
+        marks = tuple(one.strip() for one in two)
+        if not any("\n" in one for one in marks):
+            return marks
+    raise ValueError(
+        'must be "none", or what stands before and behind a thought, such as ["<think>", "</think>"]'
+    )
 
 
 class SamplingParams(BaseModel):
@@ -60,8 +78,8 @@ class SamplingParams(BaseModel):
 class ModelKey:
     """The identity of a model in memory: two catalogue entries with the same key are answered by the same weights.
 
-    The alias, the description, the sampling and `enable_thinking` are not part of it: they may differ from one request
-    to the next.
+    The alias, the description, the sampling, `enable_thinking` and `thoughts` are not part of it: they may differ from
+    one request to the next.
     """
 
     repository: str | None
@@ -87,6 +105,9 @@ class ModelSpec(BaseModel):
     context_tokens: int = Field(ge=64)
     enable_thinking: bool | None = (
         None  # the switch of templates that have one, such as Qwen 3's; None leaves it
+    )
+    thoughts: Annotated[Literal["none"] | tuple[str, str] | None, BeforeValidator(_marks)] = (
+        None  # how the model marks them; None leaves that to its template and vocabulary
     )
     description: str = Field(min_length=1, max_length=100)
     sampling: SamplingParams = SamplingParams()

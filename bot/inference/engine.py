@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from bot.chat.messages import ChatMessage
+from bot.chat.messages import AnswerTokens, ChatMessage
 from bot.errors import BotError
 from bot.inference.catalog import ModelKey, ModelSpec, SamplingParams
 from bot.inference.memory import MemoryReport
@@ -89,11 +89,20 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of every generation; `error` is there exactly when `reason` is ERROR."""
+    """The last event of every generation.
+
+    Attributes:
+        reason: why it ended.
+        usage: the numbers.
+        error: there exactly when `reason` is ERROR.
+        tokens: of the whole answer, with the words that it went on from; None where the engine does not know them, or
+            the answer cannot go on. Not part of equality.
+    """
 
     reason: FinishReason
     usage: Usage
     error: BotError | None = None
+    tokens: AnswerTokens | None = field(default=None, compare=False, repr=False)
 
 
 Event = Queued | Loading | Reading | TextDelta | Finished

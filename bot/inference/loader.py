@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,8 @@ from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.prompting import Clock, Prompt, PromptEncoder, TemplateRefused, renderer, utc_now
 from bot.inference.quantized import QuantizedCopies, keepable
-from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
+from bot.inference.thoughts import UNTOLD, AnswerText, Marks, ThoughtMarks
+from bot.inference.tokenizers import TokenizerMissing, fingerprint, read_tokenizer, tokenizer_missing
 from bot.inference.weights import read_weights, weights_reported
 
 if TYPE_CHECKING:
@@ -44,7 +46,8 @@ class LoadedModel:
     `spec` is the entry that it was loaded by; requests may come by others with the same key. `eos_token_ids` are all
     the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
     and what the model was built for. `usable_ids` is how many ids it has embeddings for, None where that is not known.
-    `now` is the clock for templates that ask for the date.
+    `now` is the clock for templates that ask for the date. `thoughts` is how it marks what it thinks, `vocabulary` the
+    fingerprint of what its ids mean.
     """
 
     spec: ModelSpec
@@ -55,6 +58,8 @@ class LoadedModel:
     context_tokens: int
     usable_ids: int | None = None
     now: Clock = utc_now
+    thoughts: ThoughtMarks = UNTOLD
+    vocabulary: str = ""
     prompts: PromptEncoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -69,8 +74,8 @@ class LoadedModel:
         Where the last one is the assistant's, the model goes on with it: its words stand behind the template's
         beginning of an answer, just as when the model wrote them.
         """
-        if len(messages) > 1 and messages[-1].role is Role.ASSISTANT:
-            return [*self.encode(messages[:-1], entry), *self.prompts.text_ids(messages[-1].content)]
+        if _goes_on(messages):
+            return [*self.encode(messages[:-1], entry), *self.said_ids(messages, entry)]
         return self.prompt(messages, entry).ids
 
     def prompt(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> Prompt:
@@ -79,10 +84,69 @@ class LoadedModel:
         Raises:
             ConversationRefused: the template raised.
         """
+        with self._refusals_told():
+            return self.prompts.prompt(self._kept_whole(messages), **self._switches(entry))
+
+    def said_ids(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
+        """The ids of the words that an answer to these messages goes on from; none where it begins anew.
+
+        They are the ids that the words were made of, if this model's vocabulary is the one that made them.
+        """
+        if not _goes_on(messages):
+            return []
+        last = messages[-1]
+        if last.tokens is not None and last.tokens.vocabulary == self.vocabulary:
+            most = len(self.tokenizer) if self.usable_ids is None else self.usable_ids
+            if max(last.tokens.ids, default=0) < most:
+                return list(last.tokens.ids)
+        said: list[int] = []
+        for piece in self._marks_for(entry).as_written(
+            last.content, self._opened_thought(messages[:-1], entry)
+        ):
+            if piece.is_mark:
+                said += self.tokenizer(piece.text, add_special_tokens=False)["input_ids"]
+            elif piece.text:
+                said += self.prompts.text_ids(piece.text, begins=not said)
+        return said
+
+    def answer_text(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> AnswerText:
+        """What makes text of an answer to these messages, behind the words that it goes on from."""
+        asked = messages[:-1] if _goes_on(messages) else messages
+        opened = self._opened_thought(asked, entry)
+        return AnswerText(self.decode, self._marks_for(entry), opened, self.said_ids(messages, entry))
+
+    def _marks_for(self, entry: ModelSpec | None) -> ThoughtMarks:
+        return self.thoughts.chosen(self.tokenizer, (entry or self.spec).thoughts)
+
+    def _opened_thought(self, messages: Sequence[ChatMessage], entry: ModelSpec | None) -> Marks | None:
+        """The thought that the prompt for these messages leaves open."""
+        if self.traits is None:
+            return None
+
+        def render(more: str) -> str | None:
+            *before, last = messages
+            try:
+                longer = self._kept_whole([*before, replace(last, content=last.content + more)])
+                return self.prompts.text(longer, **self._switches(entry))
+            except TemplateRefused:
+                return None
+
+        return self._marks_for(entry).opened_by(render)
+
+    def _kept_whole(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        return [
+            replace(one, content=self.thoughts.kept_whole(one.content)) if one.role is Role.ASSISTANT else one
+            for one in messages
+        ]
+
+    def _switches(self, entry: ModelSpec | None) -> dict[str, Any]:
         thinking = (entry or self.spec).enable_thinking
-        switches: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
+        return {} if thinking is None else {"enable_thinking": thinking}
+
+    @contextmanager
+    def _refusals_told(self) -> Iterator[None]:
         try:
-            return self.prompts.prompt(messages, **switches)
+            yield
         except TemplateRefused as error:
             log.warning("the chat template of %s refused a conversation: %s", self.spec.alias, error)
             raise ConversationRefused(
@@ -106,6 +170,11 @@ class LoadedModel:
     def measured(self, estimate: Footprint) -> Footprint:
         """The estimate, with the weights as they are."""
         return replace(estimate, weights_bytes=int(self.model.get_memory_footprint()))
+
+
+def _goes_on(messages: Sequence[ChatMessage]) -> bool:
+    """Whether an answer to these goes on from words of the model's own."""
+    return len(messages) > 1 and messages[-1].role is Role.ASSISTANT
 
 
 class ModelLoader:
@@ -291,6 +360,8 @@ def _ready(
         context_tokens=min(spec.context_tokens, limit),
         usable_ids=usable_ids,
         now=now,
+        thoughts=ThoughtMarks.find(tokenizer),
+        vocabulary=fingerprint(tokenizer),
     )
     _refuse_unusable_template(loaded)
     ends = _eos_token_ids(loaded, usable_ids)

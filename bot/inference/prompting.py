@@ -166,6 +166,14 @@ class PromptEncoder:
         ids = self._ids(authored, begins=True)
         return Prompt(authored.text, ids if self._traits is not None else self._begin_ids + ids)
 
+    def text(self, messages: Sequence[ChatMessage], **options: Any) -> str:
+        """The same as text alone.
+
+        Raises:
+            TemplateRefused: the template raised.
+        """
+        return self._render(messages, options).text
+
     def text_ids(self, text: str, *, begins: bool = True) -> list[int]:
         """The ids of text that no template wrote: no control token is among them, whatever it says.
 

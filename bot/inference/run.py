@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from bot.inference.detokenizer import IncrementalDetokenizer
+from bot.chat.messages import AnswerTokens
 from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.loader import LoadedModel
@@ -51,7 +51,7 @@ class Run:
         self._params = request.params
         self._prompt_ids, self._limit = prompt_ids(loaded, request, stopped)
         self._ids: list[int] = []  # the answer so far
-        self._detokenizer = IncrementalDetokenizer(loaded.decode)
+        self._text = loaded.answer_text(request.messages, request.model)
         self._first_token_s: float | None = None
         self._begun_s = time.perf_counter()
         self._broken: torch.Tensor | None = None  # whether a logit was no number, on the device
@@ -90,9 +90,11 @@ class Run:
             is_broken = self._is_broken()
         if is_broken:
             raise LogitsNotFinite
-        if rest := self._detokenizer.flush():
+        reason = self._reason()
+        if rest := self._text.flush(cut=reason is not FinishReason.STOP):
             emit(TextDelta(rest, self._usage()))
-        emit(Finished(self._reason(), self._usage()))
+        tokens = AnswerTokens(self._loaded.vocabulary, (*self._text.said, *self._ids))
+        emit(Finished(reason, self._usage(), tokens=tokens if reason is FinishReason.LENGTH else None))
 
     def put(self, token_ids: torch.Tensor) -> None:
         """Streamer: what the model reads comes first and is skipped, then every token as it is drawn."""
@@ -104,7 +106,7 @@ class Run:
         if self._first_token_s is None:
             self._first_token_s = time.perf_counter() - self._begun_s
         self._ids.extend(new)
-        if text := self._detokenizer.feed(new):
+        if text := self._text.feed(new):
             self._emit(TextDelta(text, self._usage()))
 
     def end(self) -> None:
