@@ -375,12 +375,15 @@ def _eos_token_ids(loaded: LoadedModel, usable_ids: int) -> tuple[int, ...]:
     """All ids that end an answer: those of the generation config, the config and the tokenizer, and what the template
     writes behind an answer, which is all that some checkpoints say of it."""
     config = loaded.model.config
+    behind_answer = loaded.prompts.end_of_turn()
+    if behind_answer in (loaded.thoughts.controls or {}):
+        behind_answer = None  # gpt-oss writes it behind a thought too, where the answer only begins
     named = [
         getattr(loaded.model.generation_config, "eos_token_id", None),
         getattr(config, "eos_token_id", None),
         getattr(config.get_text_config(), "eos_token_id", None),
         loaded.tokenizer.eos_token_id,
-        loaded.prompts.end_of_turn(),
+        behind_answer,
     ]
     ids = {id_ for one in named for id_ in (one if isinstance(one, list | tuple) else [one])}
     return tuple(sorted(id_ for id_ in ids if isinstance(id_, int) and 0 <= id_ < usable_ids))
