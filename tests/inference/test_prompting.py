@@ -318,6 +318,13 @@ def test_an_unknown_character_is_not_taken_for_the_token_of_that_name() -> None:
     assert encoder.text_ids("hi < whatever> hi") == [1, 2, 0, 0, 1]
 
 
+@of_each_kind
+def test_half_a_character_is_read_as_a_sign_for_one(kind: str) -> None:
+    encoder = encoder_of(TOKENIZERS[kind](tiny.CHATML))
+    whole = encoder.prompt([ChatMessage(USER, "a\N{REPLACEMENT CHARACTER}b")])
+    assert encoder.prompt([ChatMessage(USER, "a\ud83db")]) == whole
+
+
 def test_added_words_and_spaces_are_ordinary_text() -> None:
     tokenizer = byte_level()
     tokenizer.add_tokens(["안녕하세요", AddedToken("    ", normalized=False), "punchline"])
