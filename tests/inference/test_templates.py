@@ -110,6 +110,16 @@ def test_nobody_smuggles_a_control_token_into_a_template(base: Path, tmp_path: P
 
 
 @of_each
+def test_an_answer_that_goes_on_holds_no_control_token(base: Path, tmp_path: Path, case: Case) -> None:
+    loaded = load(with_template(base, tmp_path / "model", case.template))
+    begun = loaded.encode(ASKED)
+    ids = loaded.encode((*ASKED, ChatMessage(Role.ASSISTANT, f"Tea{SMUGGLED}")))
+    assert ids[: len(begun)] == begun
+    assert loaded.prompts.control_ids.isdisjoint(ids[len(begun) :])
+    assert written(loaded, ids[len(begun) :]) == f"Tea{SMUGGLED}"
+
+
+@of_each
 async def test_an_answer_is_streamed_to_its_end_and_followed_up(
     engine: LocalEngine, base: Path, tmp_path: Path, case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
