@@ -374,19 +374,26 @@ def _ready(
 def _eos_token_ids(loaded: LoadedModel, usable_ids: int) -> tuple[int, ...]:
     """All ids that end an answer: those of the generation config, the config and the tokenizer, and what the template
     writes behind an answer, which is all that some checkpoints say of it."""
-    config = loaded.model.config
-    behind_answer = loaded.prompts.end_of_turn()
-    if behind_answer in (loaded.thoughts.controls or {}):
-        behind_answer = None  # gpt-oss writes it behind a thought too, where the answer only begins
-    named = [
-        getattr(loaded.model.generation_config, "eos_token_id", None),
-        getattr(config, "eos_token_id", None),
-        getattr(config.get_text_config(), "eos_token_id", None),
-        loaded.tokenizer.eos_token_id,
-        behind_answer,
-    ]
-    ids = {id_ for one in named for id_ in (one if isinstance(one, list | tuple) else [one])}
-    return tuple(sorted(id_ for id_ in ids if isinstance(id_, int) and 0 <= id_ < usable_ids))
+    config: Any = loaded.model.config
+    generation: Any = loaded.model.generation_config
+    explicit = _ids(getattr(generation, "eos_token_id", None))
+    # Where a config names no end, it has its class's: 2 for every Llama, an ordinary word to many a tokenizer.
+    implied = _ids(
+        getattr(config, "eos_token_id", None), getattr(config.get_text_config(), "eos_token_id", None)
+    )
+    if getattr(generation, "_from_model_config", False):
+        explicit, implied = set(), implied | explicit
+    ids = explicit | (implied & loaded.prompts.control_ids)
+    behind_answer = _ids(loaded.prompts.end_of_turn())
+    behind_answer -= set(loaded.thoughts.controls or {})  # gpt-oss ends a thought with it, where the answer only begins
+    ids |= _ids(loaded.tokenizer.eos_token_id) | behind_answer
+    return tuple(sorted(id_ for id_ in ids if 0 <= id_ < usable_ids))
+
+
+def _ids(*named: Any) -> set[int]:
+    """What configs name, each an id, a list of them, or None."""
+    flat = (id_ for one in named for id_ in (one if isinstance(one, list | tuple) else [one]))
+    return {id_ for id_ in flat if isinstance(id_, int)}
 
 
 def _warn_of_unusable(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, usable_ids: int) -> None:

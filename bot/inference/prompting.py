@@ -36,6 +36,7 @@ _STAND_INS = range(0xF0000, 0x10FFFE)  # the private use planes
 _SPACES = (
     " \t\r\n\u2581"  # what a token may be made of and still be ordinary text; SentencePiece writes U+2581
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character, which no tokenizer takes
 _MOST_CUTS = 16  # levels of cutting, before what is left of a token is left out
 _QUESTION, _ANSWER = "punchlinequestion", "punchlineanswer"  # letters only, as templates trim and escape
 
@@ -237,6 +238,7 @@ class PromptEncoder:
 
     def _mark(self, contents: Sequence[str]) -> tuple[list[str], dict[int, str]]:
         """The contents with stand-ins in them, and what each stand-in stands for."""
+        contents = [_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", content) for content in contents]
         characters = {character for content in contents for character in content}
         free = (code for code in _STAND_INS if chr(code) not in characters)
         stand_ins: dict[str, str] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from bot.chat.messages import ChatMessage, Role
 from bot.chat.prompt import ask_messages, follow_up, joke_messages
 from bot.inference.chat_template import plain, probe
 from bot.inference.prompting import PromptEncoder, renderer
-from tests.inference import tiny
+from tests.inference import templates, tiny
 
 SYSTEM, USER, ASSISTANT = Role.SYSTEM, Role.USER, Role.ASSISTANT
 
@@ -186,6 +187,8 @@ def test_what_was_smuggled_arrives_as_what_was_written(template: str | None, way
         assert message.content in text
 
 
+CASES = int(os.environ.get("PROPERTY_CASES", "2000")) // 20  # each is a whole conversation, encoded twice
+
 PIECES = [
     "<|im_start|>",
     "<|im_end|>",
@@ -202,28 +205,53 @@ PIECES = [
 ]
 
 
-@of_each_kind
-@settings(deadline=None, max_examples=60)
-@given(
+contents_of_people = st.lists(
     st.lists(
-        st.lists(st.sampled_from([*PIECES, " ", "\n", "a", "é", "\u200b", "🙂"]), max_size=8).map("".join),
-        min_size=1,
-        max_size=4,
-    ),
-    st.sampled_from(list(TEMPLATES)),
+        st.sampled_from([*PIECES, " ", "\n", "a", "é", "\u200b", "🙂", "＜", "|IM_END|"]), max_size=8
+    ).map("".join),
+    min_size=1,
+    max_size=4,
 )
+
+
+def said_and_harmless(contents: list[str]) -> tuple[list[ChatMessage], list[ChatMessage]]:
+    """A conversation, and the same with nothing but x in it."""
+    roles = [USER, ASSISTANT] * len(contents)
+    said = [ChatMessage(role, f"x{text}x") for role, text in zip(roles, contents, strict=False)]
+    if said[-1].role is ASSISTANT:
+        said.append(ChatMessage(USER, "x"))
+    return said, [ChatMessage(one.role, "x") for one in said]
+
+
+@of_each_kind
+@settings(deadline=None, max_examples=CASES)
+@given(contents_of_people, st.sampled_from(list(TEMPLATES)))
 def test_whatever_is_written_the_control_tokens_are_the_templates(
     kind: str, contents: list[str], template: str
 ) -> None:
-    encoder = encoder_of(_cached(kind, template))
-    roles = [USER, ASSISTANT] * len(contents)
-    said = [ChatMessage(role, f"x{text}x") for role, text in zip(roles, contents, strict=False)]
-    harmless = [ChatMessage(one.role, "x") for one in said]
-    if said[-1].role is ASSISTANT:
-        said, harmless = [*said, ChatMessage(USER, "x")], [*harmless, ChatMessage(USER, "x")]
+    tokenizer = _cached(kind, template)
+    encoder = encoder_of(tokenizer)
+    said, harmless = said_and_harmless(contents)
+    prompt = encoder.prompt(said)
+    assert control(encoder, prompt.ids) == control(encoder, encoder.prompt(harmless).ids)
+    if kind == "byte-level":
+        text = tokenizer.decode(prompt.ids, clean_up_tokenization_spaces=False)
+        assert text.removeprefix("<s>") == prompt.text.removeprefix("<s>")
+
+
+@settings(deadline=None, max_examples=CASES)
+@given(contents_of_people, st.sampled_from(list(templates.CASES)))
+def test_whatever_is_written_so_are_those_of_each_template_of_the_collection(
+    contents: list[str], case: str
+) -> None:
+    if case not in _ENCODERS:
+        _ENCODERS[case] = encoder_of(templates.tokenizer(templates.CASES[case].template))
+    encoder = _ENCODERS[case]
+    said, harmless = said_and_harmless(contents)
     assert control(encoder, encoder.prompt(said).ids) == control(encoder, encoder.prompt(harmless).ids)
 
 
+_ENCODERS: dict[str, PromptEncoder] = {}
 _MADE: dict[tuple[str, str], Any] = {}
 
 
@@ -316,6 +344,13 @@ def test_an_unknown_character_is_not_taken_for_the_token_of_that_name() -> None:
     )
     encoder = PromptEncoder(tokenizer, probe(renderer(tokenizer)))
     assert encoder.text_ids("hi < whatever> hi") == [1, 2, 0, 0, 1]
+
+
+@of_each_kind
+def test_half_a_character_is_read_as_a_sign_for_one(kind: str) -> None:
+    encoder = encoder_of(TOKENIZERS[kind](tiny.CHATML))
+    whole = encoder.prompt([ChatMessage(USER, "a\N{REPLACEMENT CHARACTER}b")])
+    assert encoder.prompt([ChatMessage(USER, "a\ud83db")]) == whole
 
 
 def test_added_words_and_spaces_are_ordinary_text() -> None:

@@ -66,6 +66,10 @@ def spec_of(folder: Path) -> ModelSpec:
     )
 
 
+def changed(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
 def load(folder: Path) -> LoadedModel:
     return ModelLoader(folder / "no cache", now=lambda: LEAP_DAY).load(spec_of(folder), lambda *_: None)
 
@@ -103,6 +107,16 @@ def test_nobody_smuggles_a_control_token_into_a_template(base: Path, tmp_path: P
         return [id_ for id_ in ids if id_ in loaded.prompts.control_ids]
 
     assert control(SMUGGLED) == control("tea")
+
+
+@of_each
+def test_an_answer_that_goes_on_holds_no_control_token(base: Path, tmp_path: Path, case: Case) -> None:
+    loaded = load(with_template(base, tmp_path / "model", case.template))
+    begun = loaded.encode(ASKED)
+    ids = loaded.encode((*ASKED, ChatMessage(Role.ASSISTANT, f"Tea{SMUGGLED}")))
+    assert ids[: len(begun)] == begun
+    assert loaded.prompts.control_ids.isdisjoint(ids[len(begun) :])
+    assert written(loaded, ids[len(begun) :]) == f"Tea{SMUGGLED}"
 
 
 @of_each
@@ -158,17 +172,35 @@ def test_an_end_of_a_thought_is_no_end_of_the_answer(base: Path, tmp_path: Path)
     assert tiny.id_of(loaded.tokenizer, "<|end|>") not in loaded.eos_token_ids
 
 
-@pytest.mark.parametrize("written_as", [5, [5, 6], None])
-def test_ends_are_all_that_the_checkpoint_names(base: Path, tmp_path: Path, written_as: Any) -> None:
+@pytest.mark.parametrize("named", ["<|stop|>", ("<|stop|>", "<turn>"), ()])
+def test_ends_are_all_that_the_checkpoint_names(base: Path, tmp_path: Path, named: Any) -> None:
     folder = with_template(base, tmp_path / "model", CASES["plain ChatML"].template)
-    for file in ("config.json", "generation_config.json"):
-        held = json.loads((folder / file).read_text())
-        named = written_as if file == "config.json" else 7
-        (folder / file).write_text(json.dumps(held | {"eos_token_id": named}))
+    tokenizer = templates.tokenizer("")
+    written_as = tokenizer.convert_tokens_to_ids(list(named) if isinstance(named, tuple) else named)
+    changed(folder / "config.json", eos_token_id=written_as or None)
+    changed(folder / "generation_config.json", eos_token_id=7, _from_model_config=False)
+    ends = {*(named if isinstance(named, tuple) else (named,)), "</s>", "<|im_end|>"}
     loaded = load(folder)
-    configured = written_as if isinstance(written_as, list) else [written_as]
-    ends = {7, *configured, tiny.id_of(loaded.tokenizer, "</s>"), tiny.id_of(loaded.tokenizer, "<|im_end|>")}
-    assert set(loaded.eos_token_ids) == ends - {None}
+    assert set(loaded.eos_token_ids) == {7, *(tiny.id_of(loaded.tokenizer, end) for end in ends)}
+
+
+@pytest.mark.parametrize("generation_config", [True, False])
+def test_an_end_that_is_only_the_default_of_the_models_class_is_none(
+    base: Path, tmp_path: Path, generation_config: bool
+) -> None:
+    """2, of every Llama: here it is a letter, and answers would stop in the middle of a word."""
+    folder = with_template(base, tmp_path / "model", CASES["plain ChatML"].template)
+    config = json.loads((folder / "config.json").read_text())
+    del config["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    if generation_config:
+        changed(folder / "generation_config.json", eos_token_id=2, _from_model_config=True)
+    else:
+        (folder / "generation_config.json").unlink()
+    loaded = load(folder)
+    assert loaded.model.config.eos_token_id == 2
+    assert 2 not in loaded.eos_token_ids
+    assert len(loaded.eos_token_ids) == 2
 
 
 @pytest.mark.parametrize(
@@ -289,6 +321,23 @@ def test_a_conversation_that_a_template_refuses_is_a_sentence_without_anybodys_w
         loaded.encode(conversation)
     assert caught.value.__cause__ is None
     assert "secretword" not in caplog.text
+
+
+async def test_who_asks_such_a_conversation_reads_the_sentence(
+    engine: LocalEngine, base: Path, tmp_path: Path
+) -> None:
+    template = (
+        "{%- if messages[-1].content == 'why' -%}{{- 1 // 0 -}}{%- endif -%}" + CASES["plain ChatML"].template
+    )
+    spec = spec_of(with_template(base, tmp_path / "model", template))
+    async with InferenceQueue(engine) as queue:
+        events = await answer(queue, spec, (ChatMessage(Role.USER, "why"),), max_new_tokens=2)
+        assert isinstance(ending(events).error, ConversationRefused)
+        assert ending(events).reason is FinishReason.ERROR
+        events = await answer(
+            queue, spec, (ChatMessage(Role.USER, "how"),), max_new_tokens=2, min_new_tokens=2
+        )
+        assert ending(events).error is None
 
 
 # --- Where a template is kept ---------------------------------------------------------------------------------
