@@ -86,9 +86,8 @@ class LoadedModel:
                 return list(last.tokens.ids)
         marks = self._marks_for(entry)
         said: list[int] = []
-        for piece in marks.as_written(last.content, self._opened_thought(messages[:-1], entry)):
-            if piece:
-                said += self.tokenizer(piece, add_special_tokens=False)["input_ids"]
+        for text, _ in marks.as_written(last.content, self._opened_thought(messages[:-1], entry)):
+            said += self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return said
 
     def answer_text(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> AnswerText:

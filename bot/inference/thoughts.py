@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from bot.inference.detokenizer import IncrementalDetokenizer
@@ -166,8 +167,10 @@ class ThoughtMarks:
         written = prompt.rstrip()
         return next((one for one in self.known if written.endswith(one.opening)), None)
 
-    def as_written(self, said: str, opened: Marks | None) -> list[str]:
-        """Pieces that, behind the prompt, are `said` in the model's own way: a mark is a piece by itself.
+    def as_written(self, said: str, opened: Marks | None) -> list[tuple[str, bool]]:
+        """Pieces that, behind the prompt, are `said` in the model's own way, and whether each is a mark.
+
+        A mark may be a special token; the other pieces are words, and hold none whatever they say.
 
         Args:
             said: the beginning of an answer, thoughts in the canonical form.
@@ -176,15 +179,18 @@ class ThoughtMarks:
         marks = opened or next(iter(self.known), CANONICAL)
         begun = said.lstrip()
         if not begun.startswith(OPENING):
+            answer = [(said, False)] if said else []
             if opened is not None and said:
-                return ["\n", opened.closing, "\n\n", said]
-            return [_HARMONY_ANSWER, said] if self.has_channels and said else [said]
-        if opened is None and marks.are_canonical:
-            return [said]
-        thought, closing, answer = begun.removeprefix(OPENING).partition(CLOSING)
-        pieces = [] if opened is not None else [marks.opening]
-        pieces.append(thought.removeprefix("\n") if opened is not None or self.controls else thought)
-        return [*pieces, marks.closing, answer] if closing else pieces
+                return [("\n", False), (opened.closing, True), ("\n\n", False), *answer]
+            return [(_HARMONY_ANSWER, True), *answer] if self.has_channels and said else answer
+        thought, closing, rest = begun.removeprefix(OPENING).partition(CLOSING)
+        if opened is not None or not marks.are_canonical:
+            thought = thought.removeprefix("\n")  # it was put there behind the mark
+        pieces = [] if opened is not None else [(marks.opening, True)]
+        pieces.append((thought, False))
+        if closing:
+            pieces += [(marks.closing, True), (rest, False)]
+        return [(text, is_mark) for text, is_mark in pieces if text]
 
     def kept_whole(self, answer: str) -> str:
         """An earlier answer that the template finds no closing mark in: it would cut off what stands before it."""
@@ -361,7 +367,7 @@ class _Reader:
             self._thought_begins = False
         given.append(self._announced())
         stops = (marks.closing, CLOSING)
-        stop = re.compile("|".join(map(re.escape, stops))).search(text, at)
+        stop = _any_of(stops).search(text, at)
         if stop is None:
             kept = max(_beginning_of(one, text, at) for one in stops)
             given.append(text[at : len(text) - kept])
@@ -476,6 +482,11 @@ class _CodeBlocks:
 
 
 _HEADER_PIECES = 64  # a channel's name is one word
+
+
+@lru_cache(64)
+def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, marks)))
 
 
 def _beginning_of(mark: str, text: str, since: int) -> int:
