@@ -100,13 +100,12 @@ class LoadedModel:
             if max(last.tokens.ids, default=0) < most:
                 return list(last.tokens.ids)
         said: list[int] = []
-        for piece in self._marks_for(entry).as_written(
-            last.content, self._opened_thought(messages[:-1], entry)
-        ):
-            if piece.is_mark:
-                said += self.tokenizer(piece.text, add_special_tokens=False)["input_ids"]
-            elif piece.text:
-                said += self.prompts.text_ids(piece.text, begins=not said)
+        opened = self._opened_thought(messages[:-1], entry)
+        for text, is_mark in self._marks_for(entry).as_written(last.content, opened):
+            if is_mark:
+                said += self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            else:
+                said += self.prompts.text_ids(text, begins=not said)
         return said
 
     def answer_text(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> AnswerText:
@@ -384,8 +383,8 @@ def _eos_token_ids(loaded: LoadedModel, usable_ids: int) -> tuple[int, ...]:
     if getattr(generation, "_from_model_config", False):
         explicit, implied = set(), implied | explicit
     ids = explicit | (implied & loaded.prompts.control_ids)
-    behind_answer = _ids(loaded.prompts.end_of_turn())
-    behind_answer -= set(loaded.thoughts.controls or {})  # gpt-oss ends a thought with it, where the answer only begins
+    # gpt-oss ends a thought with the same token, where the answer only begins.
+    behind_answer = _ids(loaded.prompts.end_of_turn()) - set(loaded.thoughts.controls or {})
     ids |= _ids(loaded.tokenizer.eos_token_id) | behind_answer
     return tuple(sorted(id_ for id_ in ids if 0 <= id_ < usable_ids))
 

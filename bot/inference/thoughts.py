@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from bot.inference.detokenizer import IncrementalDetokenizer
@@ -43,14 +44,6 @@ class Marks:
     def are_canonical(self) -> bool:
         """Whether they are the form that everything else knows."""
         return (self.opening, self.closing) == (OPENING, CLOSING)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A part of what a model wrote: a mark, which may be a special token, or text, which holds none."""
-
-    text: str
-    is_mark: bool = False
 
 
 CANONICAL = Marks(OPENING, CLOSING)
@@ -174,8 +167,10 @@ class ThoughtMarks:
         written = prompt.rstrip()
         return next((one for one in self.known if written.endswith(one.opening)), None)
 
-    def as_written(self, said: str, opened: Marks | None) -> list[Piece]:
-        """What stands behind the prompt where an answer goes on from `said`, in the model's own way.
+    def as_written(self, said: str, opened: Marks | None) -> list[tuple[str, bool]]:
+        """Pieces that, behind the prompt, are `said` in the model's own way, and whether each is a mark.
+
+        A mark may be a special token; the other pieces are words, and hold none whatever they say.
 
         Args:
             said: the beginning of an answer, thoughts in the canonical form.
@@ -183,18 +178,19 @@ class ThoughtMarks:
         """
         marks = opened or next(iter(self.known), CANONICAL)
         begun = said.lstrip()
-        if not said:
-            return []
-        if not begun.startswith(OPENING) or not self.known:
-            if opened is not None:
-                return [Piece("\n"), Piece(opened.closing, is_mark=True), Piece("\n\n"), Piece(said)]
-            return [*([Piece(_HARMONY_ANSWER, is_mark=True)] if self.has_channels else []), Piece(said)]
-        thought, closing, answer = begun.removeprefix(OPENING).partition(CLOSING)
-        before = said[: len(said) - len(begun)] if marks.are_canonical and opened is None else ""
-        pieces = [] if opened is not None else [Piece(before), Piece(marks.opening, is_mark=True)]
-        is_tidied = opened is not None or (self.controls and not marks.are_canonical)
-        pieces.append(Piece(thought.removeprefix("\n") if is_tidied else thought))
-        return [*pieces, Piece(marks.closing, is_mark=True), Piece(answer)] if closing else pieces
+        if not begun.startswith(OPENING):
+            answer = [(said, False)] if said else []
+            if opened is not None and said:
+                return [("\n", False), (opened.closing, True), ("\n\n", False), *answer]
+            return [(_HARMONY_ANSWER, True), *answer] if self.has_channels and said else answer
+        thought, closing, rest = begun.removeprefix(OPENING).partition(CLOSING)
+        if opened is not None or not marks.are_canonical:
+            thought = thought.removeprefix("\n")  # it was put there behind the mark
+        pieces = [] if opened is not None else [(marks.opening, True)]
+        pieces.append((thought, False))
+        if closing:
+            pieces += [(marks.closing, True), (rest, False)]
+        return [(text, is_mark) for text, is_mark in pieces if text]
 
     def kept_whole(self, answer: str) -> str:
         """An earlier answer that the template finds no closing mark in: it would cut off what stands before it."""
@@ -371,7 +367,7 @@ class _Reader:
             self._thought_begins = False
         given.append(self._announced())
         stops = (marks.closing, CLOSING)
-        stop = re.compile("|".join(map(re.escape, stops))).search(text, at)
+        stop = _any_of(stops).search(text, at)
         if stop is None:
             kept = max(_beginning_of(one, text, at) for one in stops)
             given.append(text[at : len(text) - kept])
@@ -486,6 +482,11 @@ class _CodeBlocks:
 
 
 _HEADER_PIECES = 64  # a channel's name is one word
+
+
+@lru_cache(64)
+def _any_of(marks: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, marks)))
 
 
 def _beginning_of(mark: str, text: str, since: int) -> int:

@@ -34,14 +34,23 @@ OPENED = tiny.CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endi
 HARMONY_TEMPLATE = """
 {%- for message in messages -%}
   {%- if message.role == "assistant" -%}
-    <|start|>assistant<|channel|>final<|message|>{{ message.content }}<|end|>
+    <|start|>assistant<|channel|>final<|message|>{{ message.content }}
+    {{- "<|return|>" if loop.last and not add_generation_prompt else "<|end|>" -}}
   {%- else -%}
     <|start|>{{ message.role }}<|message|>{{ message.content }}<|end|>
   {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}<|start|>assistant{%- endif -%}
 """
-HARMONY_TOKENS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>", "<|call|>")
+HARMONY_TOKENS = (
+    "<|start|>",
+    "<|channel|>",
+    "<|message|>",
+    "<|end|>",
+    "<|constrain|>",
+    "<|call|>",
+    "<|return|>",
+)
 # One token each, so that a token is followed by the same one each time.
 CHANNELS = ("analysis", "final", "commentary to=functions.search ", "json", "assistant ")
 
@@ -335,6 +344,27 @@ def test_where_an_answer_is_cut_what_may_be_half_a_mark_is_left_for_what_comes_a
     assert apart(first + rest) == ("Ha.", "Hm. <\\/think>")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`" * 20_000,
+        "[" * 20_000,
+        "[THINK]" + "</think>" * 3_000,
+        "\n<" * 10_000,
+        "[THINK]" + "[/THIN" * 3_000,
+    ],
+    ids=["ticks", "brackets", "foreign-closings", "beginnings", "half-closings"],
+)
+def test_the_text_of_a_token_takes_no_longer_the_more_was_written(text: str) -> None:
+    """What is held back, and looked at once more, is shorter than a mark."""
+    answer = AnswerText(lambda ids: "".join(map(chr, ids)), ThoughtMarks.find(MAGISTRAL))
+    longest = 0
+    for character in text:
+        answer.feed([ord(character)])
+        longest = max(longest, len(answer._reader._held))
+    assert longest < 40
+
+
 def rendering(before: str, behind: str) -> Callable[[str], str]:
     return lambda more: f"{before}{more}{behind}"
 
@@ -346,6 +376,9 @@ def rendering(before: str, behind: str) -> Callable[[str], str]:
         ("Why?", "<|im_end|>assistant\n<think>\nOkay, so", CANONICAL),
         ("Why?", "<|im_end|>assistant\n", None),
         ("Why?", "<|im_end|>assistant\n<think></think>\n", None),
+        ("Why?", "<|im_end|>assistant</think>", None),  # DeepSeek 3.1 without thoughts
+        ("Why <think>?", "<|im_end|>assistant</think>", None),
+        ("Why?", "<|im_end|>assistant\n<think>a</think>\n<think>\n", CANONICAL),
         ("Why <think>?", "<|im_end|>assistant\n", None),
         ("<think>", "<|im_end|>assistant\n", None),
         ("<think>", "", None),
