@@ -9,8 +9,8 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
+from bot.inference.generation_config import read_sampling
 from bot.inference.load_errors import Step, not_fetched, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
@@ -40,7 +41,7 @@ class LoadedModel:
 
     `spec` is the entry that it was loaded by; requests may come by others with the same key. `eos_token_ids` are all
     the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
-    and what the model was built for.
+    and what the model was built for. `sampling` is what the checkpoint recommends, for `SamplingParams.with_defaults`.
     """
 
     spec: ModelSpec
@@ -49,6 +50,7 @@ class LoadedModel:
     traits: chat_template.TemplateTraits | None
     eos_token_ids: tuple[int, ...]
     context_tokens: int
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     def encode(self, messages: Sequence[ChatMessage], entry: ModelSpec | None = None) -> list[int]:
         """The messages as the ids that the model continues, in the form its template takes.
@@ -62,7 +64,7 @@ class LoadedModel:
             said = self.tokenizer(messages[-1].content, add_special_tokens=False)["input_ids"]
             return [*self.encode(messages[:-1], entry), *said]
         if self.traits is None:
-            return list(self.tokenizer(chat_template.plain(messages))["input_ids"])
+            return _begun(self.tokenizer, chat_template.plain(messages))
         adapted = chat_template.adapt(messages, self.traits)
         thinking = (entry or self.spec).enable_thinking
         switches: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
@@ -194,7 +196,7 @@ class ModelLoader:
             if not self._plain:
                 use_direct_products(model)
                 trim_heap()
-            return _ready(spec, tokenizer, model)
+            return _ready(spec, tokenizer, model, read_sampling(folder, spec.alias))
         except Exception as error:  # transformers raises anything
             if error is told.raised or isinstance(error, BotError):
                 raise
@@ -241,7 +243,26 @@ class _Told:
             raise
 
 
-def _ready(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> LoadedModel:
+def _begun(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that is to go on: with what the tokenizer puts in front, and nothing behind it.
+
+    Tokenizers of some base models put an end behind every text (`add_eos_token`, a post-processor as T5's), after which
+    there is nothing to say.
+    """
+    plain, around = (
+        list(tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (False, True)
+    )
+    places = range(len(around) - len(plain) + 1)
+    before = next((place for place in places if around[place : place + len(plain)] == plain), 0)
+    return [*around[:before], *tokenizer(text, add_special_tokens=False)["input_ids"]]
+
+
+def _ready(
+    spec: ModelSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    sampling: Mapping[str, float],
+) -> LoadedModel:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     traits = None
@@ -259,6 +280,7 @@ def _ready(spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTraine
         traits=traits,
         eos_token_ids=_eos_token_ids(tokenizer, model),
         context_tokens=min(spec.context_tokens, limit),
+        sampling=sampling,
     )
 
 
