@@ -59,6 +59,7 @@ class Keeping:
         self, replies: Replies, unwritten: Unwritten, generation: Generation, origin: Origin
     ) -> None:
         request = generation.request
+        self._generation = generation
         self._replies = replies
         self._unwritten = unwritten
         self._is_written = False  # as one that is under way, with all its messages
@@ -92,7 +93,9 @@ class Keeping:
         reason, numbers = finished.reason.value, asdict(finished.usage)
         if isinstance(finished.error, PromptTooLong):
             reason = TOO_LONG
-        self._kept = replace(self._kept, answer=text, reason=reason, numbers=numbers)
+        # The checkpoint may have given values that the catalogue leaves open: kept is what was used.
+        request = self._kept.request | {"sampling": self._generation.request.params.model_dump()}
+        self._kept = replace(self._kept, request=request, answer=text, reason=reason, numbers=numbers)
         if finished.tokens is not None:
             said = len(finished.tokens.ids) - finished.usage.completion_tokens
             self._kept = replace(self._kept, tokens=_kept_tokens(finished.tokens, said=said))

@@ -46,7 +46,7 @@ class Answer:
     @property
     def reading(self) -> Reading:
         """What the model is about to read."""
-        return Reading(self._usage())
+        return Reading(self._usage(), self.draw.params)
 
     def take_up(self) -> tuple[list[int], int]:
         """The ids to be read, and how many more may be drawn: at first those of the prompt, later also its own."""

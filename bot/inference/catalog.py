@@ -48,7 +48,10 @@ def _marks(value: object) -> object:
 
 
 class SamplingParams(BaseModel):
-    """How the next token is drawn. The names are those of `transformers.GenerationConfig`."""
+    """How the next token is drawn. The names are those of `transformers.GenerationConfig`.
+
+    What is not set gives way to what the checkpoint recommends (`with_defaults`); the defaults here come after that.
+    """
 
     model_config = _STRICT
 
@@ -64,6 +67,11 @@ class SamplingParams(BaseModel):
     def is_greedy(self) -> bool:
         """Whether the likeliest token is taken every time. So close to 0, a temperature leaves nothing else."""
         return self.temperature < _GREEDY_BELOW
+
+    def with_defaults(self, defaults: Mapping[str, float]) -> SamplingParams:
+        """The same, with these values for what was not set when it was made: what the model family recommends."""
+        unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        return self.model_copy(update=unset)
 
     def capped(self, max_new_tokens: int) -> SamplingParams:
         """The same, with answers of at most `max_new_tokens`."""

@@ -74,9 +74,11 @@ class Loading:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The model begins with the prompt. `usage` has the prompt's tokens: from here on the request costs, also if it is
-    stopped before the first word. There is nothing to show, so readers of a `Generation` do not get it."""
+    stopped before the first word. There is nothing to show, so readers of a `Generation` do not get it. `params` is the
+    sampling that is used: the request's, with the checkpoint's values for what it left open."""
 
     usage: Usage
+    params: SamplingParams | None = None
 
 
 @dataclass(frozen=True, slots=True)

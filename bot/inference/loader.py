@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import logging
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +22,7 @@ from bot.inference import chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
+from bot.inference.generation_config import read_sampling
 from bot.inference.load_errors import Step, not_fetched, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
@@ -47,7 +48,7 @@ class LoadedModel:
     the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
     and what the model was built for. `usable_ids` is how many ids it has embeddings for, None where that is not known.
     `now` is the clock for templates that ask for the date. `thoughts` is how it marks what it thinks, `vocabulary` the
-    fingerprint of what its ids mean.
+    fingerprint of what its ids mean. `sampling` is what the checkpoint recommends, for `SamplingParams.with_defaults`.
     """
 
     spec: ModelSpec
@@ -60,6 +61,7 @@ class LoadedModel:
     now: Clock = utc_now
     thoughts: ThoughtMarks = UNTOLD
     vocabulary: str = ""
+    sampling: Mapping[str, float] = field(default_factory=dict)
     prompts: PromptEncoder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -284,7 +286,7 @@ class ModelLoader:
             if not self._plain:
                 use_direct_products(model)
                 trim_heap()
-            return _ready(spec, tokenizer, model, self._now)
+            return _ready(spec, tokenizer, model, self._now, read_sampling(folder, spec.alias))
         except TokenizerMissing as error:
             raise tokenizer_missing(spec.alias, error) from error
         except Exception as error:  # transformers raises anything
@@ -337,7 +339,11 @@ class _Told:
 
 
 def _ready(
-    spec: ModelSpec, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, now: Clock
+    spec: ModelSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    model: PreTrainedModel,
+    now: Clock,
+    sampling: Mapping[str, float],
 ) -> LoadedModel:
     embedding: Any = model.get_input_embeddings()
     usable_ids = int(embedding.weight.shape[0])
@@ -361,6 +367,7 @@ def _ready(
         now=now,
         thoughts=ThoughtMarks.find(tokenizer),
         vocabulary=fingerprint(tokenizer),
+        sampling=sampling,
     )
     _refuse_unusable_template(loaded)
     ends = _eos_token_ids(loaded, usable_ids)

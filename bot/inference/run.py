@@ -73,7 +73,7 @@ class Run:
         if not self._ids:
             torch.manual_seed(self._params.seed if self._params.seed is not None else secrets.randbits(63))
             self._begun_s = time.perf_counter()
-            emit(Reading(self._usage()))
+            emit(Reading(self._usage(), self._params))
         self._emit, self._stopped = emit, stopped
         model: Any = self._loaded.model  # its class is chosen by the checkpoint
         with torch.inference_mode(), _exhaustion_told():

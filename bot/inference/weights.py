@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bot.inference.experts import experts_quantized
+from bot.inference.generation_config import read_token_ids
 from bot.inference.load_errors import MissingWeights
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class _Counted:
 
 
 def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> PreTrainedModel:
-    """The model in a folder, with all its weights.
+    """The model in a folder, with all its weights; of its generation config, token ids alone.
 
     Args:
         folder: a checkpoint.
@@ -72,7 +73,7 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
         MissingWeights: weights are not in its files: transformers would make them up, and the model talk nonsense.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
     options: dict[str, Any] = {}  # to transformers, None means that what is quantized cannot be read
     if quantize:
@@ -91,11 +92,16 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
             output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,
+            generation_config=GenerationConfig(**read_token_ids(folder)),
             **options,
         )
     model, told = read
     missing = sorted(told["missing_keys"])
     if missing:
         raise MissingWeights(f"{len(missing)} weights are not in its files, such as {missing[0]}")
+    for name in model.config._get_generation_parameters():
+        setattr(
+            model.config, name, None
+        )  # in configs of old checkpoints; `generate` refuses to work with them
     evaluating: PreTrainedModel = model.eval()
     return evaluating

@@ -116,5 +116,5 @@ class Replies:
 
 
 _FORGOTTEN_AT_A_TIME = 200
-_OF_THE_END = ("answer", "reason", "numbers", "end_shown", "tokens")
-_COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", "request", *_OF_THE_END)
+_OF_THE_END = ("request", "answer", "reason", "numbers", "end_shown", "tokens")
+_COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", *_OF_THE_END)
