@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
 from bot.replies.dialect import under
-from bot.replies.limits import shortened
+from bot.replies.limits import safe
 from bot.replies.pages import MESSAGE_LIMIT, units
 
 THINKING = "-# 💭 thinking…"
@@ -111,5 +111,5 @@ def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, 
                 parts.append(f"reference {reference}")
     lines = [f"-# {' · '.join(parts)}"]
     if finished.error is not None:
-        lines.insert(0, f"⚠️ {shortened(finished.error.for_people, _ERROR_LIMIT)}")
+        lines.insert(0, f"⚠️ {safe(finished.error.for_people, _ERROR_LIMIT)}")
     return "\n".join(lines)
