@@ -11,7 +11,7 @@ import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
-from bot.replies.limits import shortened
+from bot.replies.limits import safe
 from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.refusal import blocks_words, why_refused
 from bot.replies.surface import TROUBLE, ChannelSurface, was_told_already
@@ -24,7 +24,7 @@ async def tell(interaction: discord.Interaction[Any], error: BaseException) -> N
     sentence = explained(error)
     if sentence is None:
         return
-    sentence = shortened(sentence, MESSAGE_LIMIT)
+    sentence = safe(sentence, MESSAGE_LIMIT)
     nobody = discord.AllowedMentions.none()
     try:
         if interaction.response.is_done():
@@ -40,7 +40,7 @@ async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None
     if (sentence := explained(error)) is None:
         return
     try:
-        await surface.show(0, shortened(sentence, MESSAGE_LIMIT), None)
+        await surface.show(0, safe(sentence, MESSAGE_LIMIT), None)
     except TROUBLE as failed:
         log.warning("could not tell a person what went wrong (%s)", type(failed).__name__)
 

@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 
 import discord
 
-from bot.replies.characters import without_hidden_characters
 from bot.replies.limits import one_line, shortened
 from bot.replies.markdown import code_in
 
@@ -137,7 +136,7 @@ def _time(seconds: int) -> str:
 
 
 def _name(name: str) -> str:
-    return shortened(one_line(without_hidden_characters(name)), _NAME_LIMIT)
+    return shortened(one_line(name), _NAME_LIMIT)
 
 
 def shown_name(name: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
 from bot.replies.characters import CharacterFilter, without_hidden_characters
+from bot.replies.dialect import DialectFilter, under, with_ending_quote
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, split_pages, units
 from bot.replies.status import (
     READING,
@@ -54,6 +55,7 @@ class Shown:
     _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
     _characters: CharacterFilter = field(default_factory=CharacterFilter)
     _think: ThinkFilter = field(default_factory=ThinkFilter)
+    _dialect: DialectFilter = field(default_factory=DialectFilter)
     _splitter: PageSplitter = field(default_factory=lambda: PageSplitter(most=PAGES_SHOWN))
     _most_pages: int | None = None  # Discord refuses a further message
     _why_refused: str = ""
@@ -62,12 +64,15 @@ class Shown:
     @classmethod
     def going_on(cls, said: str) -> Shown:
         """For an answer that goes on from where an earlier one was cut: in the same thought, or code block."""
-        think = ThinkFilter()
-        think.feed(without_hidden_characters(said))
+        think, dialect = ThinkFilter(), DialectFilter()
+        dialect.feed(think.feed(without_hidden_characters(said)))
         if not think.thinking:
-            think.flush()
+            dialect.feed(think.flush())
+        dialect.go_on()
         think.forget_thoughts()
-        return cls(_think=think, _splitter=PageSplitter(before=think.open, most=PAGES_SHOWN))
+        return cls(
+            _think=think, _dialect=dialect, _splitter=PageSplitter(before=think.open, most=PAGES_SHOWN)
+        )
 
     def apply(self, event: Event, now_s: float = 0.0) -> None:
         """Take in an event that came at this time."""
@@ -84,8 +89,9 @@ class Shown:
                     self._read()
             case Finished():
                 self._read()
-                self._splitter.feed(self._think.feed(self._characters.flush()))
-                self._splitter.feed(self._think.flush())
+                self._show(self._think.feed(self._characters.flush()))
+                self._show(self._think.flush())
+                self._splitter.feed(self._dialect.flush())
                 self.has_words = self._has_words()
                 self.finished = event
         self.due = True
@@ -126,10 +132,13 @@ class Shown:
 
     def _read(self) -> None:
         """Take in what has come since the last time."""
-        self._splitter.feed(self._think.feed(self._characters.feed("".join(self._unread))))
+        self._show(self._think.feed(self._characters.feed("".join(self._unread))))
         self._unread = []
         self.has_words = self.has_words or self._has_words()
         self._status = THINKING if self._think.thinking else "" if self.has_words else self._status
+
+    def _show(self, text: str) -> None:
+        self._splitter.feed(self._dialect.feed(text))
 
     def _has_words(self) -> bool:
         return self.has_words or self._splitter.contents != [""]
@@ -214,10 +223,11 @@ def _with_note(pages: list[str], note: str, most: int | None = None) -> list[str
     Where no more than `most` messages can be had, the last of them is cut to make room.
     """
     *others, last = pages[:most]
-    together = f"{last}\n{note}".strip("\n")
+    together = under(last, note).strip("\n")
     if units(together) <= MESSAGE_LIMIT:
         return [*others, together]
     if most is None or len(others) + 1 < most:
         return [*others, last, note]
     room = MESSAGE_LIMIT - units(note) - 1
+    last = with_ending_quote(last)
     return [*others, f"{split_pages(last, room)[0].content}\n{note}"]
