@@ -49,9 +49,13 @@ def read_sampling(folder: Path, alias: str) -> dict[str, float]:
 
 
 def read_token_ids(folder: Path) -> dict[str, int | list[int]]:
-    """The ids that begin, end and pad, from where transformers takes them: this file, or else config.json."""
+    """The ids that begin, end and pad, from where transformers takes them: this file, or else config.json.
+
+    A file that transformers made of a config holds the defaults of the model's class too: it says no more than
+    config.json does.
+    """
     told = _read(folder / FILE)
-    if told is None:
+    if told is None or told.get("_from_model_config"):
         config = _read(folder / "config.json") or {}
         text = config.get("text_config")
         told = {**(text if isinstance(text, dict) else {}), **config}
