@@ -283,5 +283,5 @@ def _weights(spec: ModelSpec, folder: Path, chain: list[BaseException]) -> str |
         said = str(broken).rstrip(".")
         return said.removeprefix(f"{spec.alias} ").removeprefix("cannot be used: ")
     if any(_WRONG_SHAPE.search(str(one)) for one in chain):
-        return "its weights have other shapes than its config.json says: the files are not of one model. Fetch it again"
+        return "its weights are not whole, or have other shapes than its config.json says. Fetch it again"
     return None

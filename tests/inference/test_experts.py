@@ -169,7 +169,9 @@ def test_a_checkpoint_that_lacks_an_expert_is_refused_with_a_sentence(
     folder: Path, tmp_path: Path, quantization: str, lacking: list[str]
 ) -> None:
     broken = without(folder, tmp_path / "broken", *lacking)
-    with pytest.raises(ModelUnavailable, match="mixtral cannot be loaded: its files are missing, broken"):
+    with pytest.raises(
+        ModelUnavailable, match=r"mixtral cannot be loaded: its (files are missing|weights are not whole)"
+    ):
         load(broken, quantization)
 
 
