@@ -11,7 +11,7 @@ from collections import deque
 
 BUCKET_REQUESTS = 5
 BUCKET_WINDOW_S = 5.0
-LATE_S = 0.4  # discord.py, which reads the limit from each answer, waits for what may be missing
+LATE_S = 0.1  # discord.py, which reads the limit from each answer, waits for what may be missing
 
 
 class Budget:

@@ -14,8 +14,9 @@ from bot.inference.observer import UNOBSERVED, Observer
 from bot.replies.budget import BUCKET_REQUESTS, BUCKET_WINDOW_S, Budget
 from bot.replies.limit import GlobalLimit
 
-# A second, of Discord's 50: the cards of other commands and the typing lines, one in each channel, need some too.
-EVERYWHERE_REQUESTS = 40
+EVERYWHERE_REQUESTS = (
+    45  # a second, of Discord's 50: the cards of other commands and the typing line need some too
+)
 _PATIENCE_S = 4.0  # who has waited longer may take what is kept for ends
 
 
