@@ -17,6 +17,9 @@ from bot.replies.limit import GlobalLimit
 EVERYWHERE_REQUESTS = (
     45  # a second, of Discord's 50: the cards of other commands and the typing line need some too
 )
+# Discord's window begins when a message arrives, ours when it is sent. Of several that are sent at once, each over a
+# connection of its own, the first may arrive by so much later than one that is sent alone when the window ends.
+ON_THE_WAY_S = 0.2
 _PATIENCE_S = 4.0  # who has waited longer may take what is kept for ends
 
 
@@ -69,7 +72,7 @@ class Bucket:
     def budget(self) -> Budget:
         """A budget for it. New messages come at once while there is room; edits are spread out."""
         if self.name.startswith("new "):
-            return Budget()
+            return Budget(window_s=BUCKET_WINDOW_S + ON_THE_WAY_S)
         return Budget(reserve=1, spacing_s=BUCKET_WINDOW_S / BUCKET_REQUESTS if self.shared else 0.0)
 
 

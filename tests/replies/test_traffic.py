@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bot.replies.traffic import EVERYWHERE_REQUESTS, Bucket, Claim, Traffic, Worth
+from bot.replies.traffic import EVERYWHERE_REQUESTS, ON_THE_WAY_S, Bucket, Claim, Traffic, Worth
 
 CHANNEL = Bucket.of_edits(1)
 
@@ -138,6 +138,24 @@ def test_the_whole_bot_stays_under_its_limit_however_late_its_requests_arrive(
     assert all(
         sum(at - 1.0 + 1e-6 < other <= at for other in arrived) <= EVERYWHERE_REQUESTS for at in arrived
     )
+
+
+@example([(0.0, ON_THE_WAY_S)] * 5 + [(0.0, 0.0)])
+@given(st.lists(st.tuples(st.floats(0, 3), st.floats(0, ON_THE_WAY_S)), max_size=40))
+def test_a_channels_new_messages_stay_under_its_limit_though_some_arrive_late(
+    steps: list[tuple[float, float]],
+) -> None:
+    traffic, now_s, arrived = Traffic(), 0.0, list[float]()
+    for pause_s, on_the_way_s in steps:
+        now_s += pause_s
+        claim = Claim(Bucket.of_new_messages(1), Worth.FIRST_WORDS, now_s)
+        traffic.enter(claim)
+        while (wait_s := traffic.wait_s(claim, now_s)) > 0:
+            now_s += wait_s
+        traffic.take(claim, now_s)
+        arrived.append(now_s + on_the_way_s)
+        traffic.answered(arrived[-1])
+    assert all(sum(at - 5.0 + 1e-6 < other <= at for other in arrived) <= 5 for at in arrived)
 
 
 def test_buckets_that_are_not_used_any_more_are_forgotten() -> None:
