@@ -37,16 +37,19 @@ async def in_time(work: Awaitable[_Result], patience_s: float) -> _Result:
 
 
 class Database:
-    """A file that is open. Stores use it through `read` and `run`, whose work is done in threads of the database's own:
-    one hop there and back for a transaction, however many statements it has.
+    """An open file. Stores use it through `read` and `run`.
+
+    Each transaction runs whole in one of the database's own threads: one hop there and back, however many statements it
+    has. A cancelled caller does not stop its transaction.
     """
 
     def __init__(self, path: Path) -> None:
         self._name = Path(path.name)  # people read of it; where it is, is the operator's business
-        # Those who write take turns here: SQLite has them wait by sleeping, which is slow when there are many.
+        # One thread writes: SQLite makes waiting writers sleep, which is slow when there are many.
         self._writer = _Side(path, threads=1, to_write=True)
         self._readers = _Side(path, threads=_READERS, to_write=False)
         self._begun: set[asyncio.Future[Any]] = set()
+        self._closed = False
 
     async def read(self, work: Callable[[Connection], _Result]) -> _Result:
         """Do `work`, which changes nothing, in one transaction; it waits for nobody who writes.
@@ -57,8 +60,7 @@ class Database:
         Raises:
             StorageError: it could not be done.
         """
-        # Whoever asked may be cancelled: then it is not begun.
-        return await self._done(self._readers.begin(work))
+        return await self._done(self._readers, work)
 
     async def run(self, work: Callable[[Connection], _Result]) -> _Result:
         """Do `work` in one transaction; when this returns, what was written is on the disk.
@@ -69,16 +71,18 @@ class Database:
         Raises:
             StorageError: it could not be done; nothing of it was.
         """
-        # Whoever asked may be cancelled: what they wanted written is written.
-        return await self._done(self._writer.begin(work), to_the_end=True)
+        return await self._done(self._writer, work)
 
-    async def _done(self, transaction: asyncio.Future[_Result], *, to_the_end: bool = False) -> _Result:
+    async def _done(self, side: _Side, work: Callable[[Connection], _Result]) -> _Result:
+        if self._closed:
+            raise StorageError("The bot is stopping.")
+        transaction = side.begin(work)
         self._begun.add(transaction)
         transaction.add_done_callback(self._ended)
         try:
             with explained(self._name):
                 async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                    return await (asyncio.shield(transaction) if to_the_end else transaction)
+                    return await asyncio.shield(transaction)
         except TimeoutError:
             raise about(self._name, LOCKED) from None
 
@@ -96,21 +100,20 @@ class Database:
 
     async def aclose(self) -> None:
         """Let what was begun finish, and close the file."""
-        for side in (self._readers, self._writer):
-            side.end()
+        self._closed = True
         if self._begun:
             await asyncio.wait(tuple(self._begun), timeout=ANSWER_TIMEOUT_S)
-        for side in (self._readers, self._writer):
-            side.close()
+        self._readers.close()
+        self._writer.close()
 
     def _ended(self, transaction: asyncio.Future[Any]) -> None:
         self._begun.discard(transaction)
         if not transaction.cancelled():
-            transaction.exception()  # whoever asked has it, or has left
+            transaction.exception()  # mark it as seen: the caller may have been cancelled
 
 
 class _Side:
-    """The connections to read, or the one to write, and the threads that use them."""
+    """The connections for reading, or the one for writing, and the threads that use them."""
 
     def __init__(self, path: Path, *, threads: int, to_write: bool) -> None:
         # What people wrote is among the parameters: they are in no error and no line of the log.
@@ -119,25 +122,18 @@ class _Side:
         )
         told_when_to_begin(self._engine, to_write=to_write)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="database")
-        self._ended = False
 
     def begin(self, work: Callable[[Connection], _Result]) -> asyncio.Future[_Result]:
         """Do `work` in one transaction as soon as a thread is free."""
-        if self._ended:
-            raise StorageError("The bot is stopping.")
         return asyncio.get_running_loop().run_in_executor(self._threads, self._transaction, work)
 
     def _transaction(self, work: Callable[[Connection], _Result]) -> _Result:
         with self._engine.begin() as connection:
             return work(connection)
 
-    def end(self) -> None:
-        """Take in no more work."""
-        self._ended = True
-        self._threads.shutdown(wait=False)
-
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """End the threads and close the connections, once nobody uses them."""
+        self._threads.shutdown(wait=False)
         self._engine.dispose()
 
 

@@ -1,4 +1,4 @@
-"""Somebody who writes for long."""
+"""A writer that holds the database."""
 
 from __future__ import annotations
 
@@ -7,15 +7,23 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from sqlalchemy import Connection
+
 from bot.storage.database import Database
 
 
 @asynccontextmanager
 async def somebody_writing(database: Database) -> AsyncIterator[None]:
-    """Keep whoever else wants to write waiting while the block runs."""
-    end = threading.Event()
-    writing = asyncio.create_task(database.run(lambda _: end.wait(30)))
+    """Hold the database's only writing thread while the block runs, so that other writes wait."""
+    begun, end = threading.Event(), threading.Event()
+
+    def hold(_: Connection) -> None:
+        begun.set()
+        end.wait(30)
+
+    writing = asyncio.create_task(database.run(hold))
     try:
+        await asyncio.to_thread(begun.wait, 30)
         yield
     finally:
         end.set()
