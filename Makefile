@@ -18,7 +18,7 @@ WORKERS ?= 2
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test types beside alone coverage test-avx2 run bench soak pictures lint clean
+.PHONY: demo test style types beside alone coverage test-avx2 run bench soak pictures lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -38,35 +38,33 @@ else
 endif
 export ONCE
 
-lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+lint: style types
 
-# The types are looked at beside the first tests: a first look takes mypy a minute and a half.
-test: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/python -m bot pull smol
+# mypy runs beside the first tests: without its cache it takes a minute and a half on one core.
+test: style
 	$(MAKE) --no-print-directory --jobs=2 types beside
 	$(MAKE) --no-print-directory alone
 
-types:
+# Not a part of `make test`: watching every line makes the tests a quarter slower.
+coverage:
+	$(MAKE) --no-print-directory beside COVER="--cov --cov-report="
+	$(MAKE) --no-print-directory alone COVER="--cov --cov-append --cov-report=term"
+
+style: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
 	$(BIN)/mypy
 
-beside:
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone"
-
-# What counts seconds in real time. Looking for such tests in all files would take longer than some of them.
-ALONE = $(shell grep -rl --include='test_*.py' 'pytest.mark.alone' tests)
-alone:
-	$(BIN)/python -m pytest -m alone $(ALONE)
-
-# Not a part of `make test`: watching every line makes the tests a quarter slower.
-coverage: $(READY)
+beside: $(READY)
 	$(BIN)/python -m bot pull smol
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" --cov --cov-report=
-	$(BIN)/python -m pytest -m alone $(ALONE) --cov --cov-append --cov-report=term
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not alone" $(COVER)
+
+# These tests measure real time. Collecting every file to find them would take longer than some of them.
+ALONE = $(shell grep -rl --include='test_*.py' 'pytest.mark.alone' tests)
+alone: $(READY)
+	$(BIN)/python -m pytest -m alone $(ALONE) $(COVER)
 
 # On a processor that has none of what is switched off here, that is what `make test` has run already.
 test-avx2: $(READY)
