@@ -81,6 +81,8 @@ class Answers:
         spec: ModelSpec,
         messages: Sequence[ChatMessage],
         meanwhile: AbstractAsyncContextManager[None] | None = None,
+        *,
+        unread: tuple[str, ...] = (),
     ) -> Finished:
         """Answer on a surface. Messages that end with the assistant's are gone on with from where that one stops.
 
@@ -91,6 +93,7 @@ class Answers:
             spec: the model.
             messages: what it reads; of a long conversation, its newest part (`within_history`).
             meanwhile: entered while an answer is on its way, and not for somebody who is refused.
+            unread: what came with the question and cannot be read; the end of the reply says so.
 
         Raises:
             AccessRefused: the person may not ask that, or not now.
@@ -107,14 +110,21 @@ class Answers:
             async with self._inference.submit(request) as generation:
                 admission.generation = generation
                 async with meanwhile or nullcontext():
-                    return await self._follow(generation, admission, surface, origin, said)
+                    return await self._follow(generation, admission, surface, origin, said, unread)
 
     async def _follow(
-        self, generation: Generation, admission: Admission, surface: Surface, origin: Origin, said: str
+        self,
+        generation: Generation,
+        admission: Admission,
+        surface: Surface,
+        origin: Origin,
+        said: str,
+        unread: tuple[str, ...],
     ) -> Finished:
         """Show a generation, and keep how it ended. Inside of its block: whoever stops the bot waits for those who have
         not left it."""
         shown = await read_apart(Shown.going_on, said)
+        shown.unread = unread
         reply = self._live_reply(surface, generation.id, shown)
         keeping = self._archive.keeping(generation, origin)
         self._live[generation.id] = UnderWay(reply, origin, generation)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import discord
 
-from bot.chat.messages import UNKNOWN_AUTHOR, ChatMessage, Role
+from bot.chat.messages import UNKNOWN_AUTHOR, AnswerTokens, ChatMessage, Role
 from bot.chat.prompt import Messages, follow_up
 from bot.deadline import before_answer
 from bot.errors import PromptTooLong, ReplyForgotten, StorageError
@@ -59,9 +59,11 @@ class Keeping:
         self, replies: Replies, unwritten: Unwritten, generation: Generation, origin: Origin
     ) -> None:
         request = generation.request
+        self._generation = generation
         self._replies = replies
         self._unwritten = unwritten
         self._is_written = False  # as one that is under way, with all its messages
+        said = request.messages[-1].tokens
         self._kept = KeptReply(
             id=generation.id,
             **asdict(origin),
@@ -73,6 +75,7 @@ class Keeping:
                 "sampling": request.params.model_dump(),
                 "messages": [_kept_message(one, origin.asker_id) for one in request.messages],
             },
+            tokens=None if said is None else _kept_tokens(said, said=len(said.ids)),
         )
 
     async def begun(self, message_ids: Sequence[int]) -> None:
@@ -90,7 +93,12 @@ class Keeping:
         reason, numbers = finished.reason.value, asdict(finished.usage)
         if isinstance(finished.error, PromptTooLong):
             reason = TOO_LONG
-        self._kept = replace(self._kept, answer=text, reason=reason, numbers=numbers)
+        # The checkpoint may have given values that the catalogue leaves open: kept is what was used.
+        request = self._kept.request | {"sampling": self._generation.request.params.model_dump()}
+        self._kept = replace(self._kept, request=request, answer=text, reason=reason, numbers=numbers)
+        if finished.tokens is not None:
+            said = len(finished.tokens.ids) - finished.usage.completion_tokens
+            self._kept = replace(self._kept, tokens=_kept_tokens(finished.tokens, said=said))
         self._is_written = await self._unwritten.write(self._kept, is_begun=self._is_written)
 
     async def over(self, finished: Finished, text: str, *, end_shown: bool) -> None:
@@ -173,6 +181,9 @@ def messages_of(kept: KeptReply) -> list[ChatMessage]:
         # One that was kept as unknown came out of an older conversation, perhaps shortened to its last question.
         if "author_id" not in kept.request["messages"][place]:
             messages[place] = replace(messages[place], author_id=kept.asker_id)
+    if messages[-1].role is Role.ASSISTANT and kept.tokens is not None:
+        said = _tokens(kept.tokens, kept.tokens["said"])
+        messages[-1] = replace(messages[-1], tokens=said)
     return messages
 
 
@@ -190,9 +201,12 @@ def messages_for(kept: KeptReply, person_id: int) -> list[dict[str, Any]]:
 def messages_to_go_on(kept: KeptReply) -> list[ChatMessage]:
     """What it is to read so that it goes on where it was cut."""
     *before, last = messages_of(kept)
+    tokens = None if kept.tokens is None else _tokens(kept.tokens)
     if last.role is Role.ASSISTANT:
-        return [*before, replace(last, content=last.content + kept.answer)]
-    return [*before, last, ChatMessage(Role.ASSISTANT, kept.answer)]
+        if kept.answer and tokens == last.tokens:
+            tokens = None  # these are the earlier part's alone
+        return [*before, replace(last, content=last.content + kept.answer, tokens=tokens)]
+    return [*before, last, ChatMessage(Role.ASSISTANT, kept.answer, tokens=tokens)]
 
 
 def words_of(kept: KeptReply) -> str:
@@ -220,6 +234,14 @@ def _kept_message(message: ChatMessage, asker_id: int) -> dict[str, Any]:
     if message.role is not Role.ASSISTANT:
         kept["author_id"] = asker_id if message.author_id is None else message.author_id
     return kept
+
+
+def _kept_tokens(tokens: AnswerTokens, *, said: int) -> dict[str, Any]:
+    return {"vocabulary": tokens.vocabulary, "ids": list(tokens.ids), "said": said}
+
+
+def _tokens(kept: dict[str, Any], most: int | None = None) -> AnswerTokens:
+    return AnswerTokens(kept["vocabulary"], tuple(kept["ids"][:most]))
 
 
 async def _if_possible(work: Awaitable[_Result]) -> _Result | None:

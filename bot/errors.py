@@ -99,8 +99,16 @@ class ModelUnavailable(BotError):
     """A model's files cannot be fetched or loaded."""
 
 
+class ConversationRefused(BotError):
+    """A model's chat template raised on a conversation."""
+
+
 class OutOfMemory(BotError):
     """Memory ran out in the middle of an answer, and trying again did not help."""
+
+
+class ModelComputesNonsense(BotError):
+    """A model's numbers overflow in the precision that it runs in, so that no next token can be drawn."""
 
 
 class HubUnreachable(ModelUnavailable):

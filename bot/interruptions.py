@@ -13,7 +13,7 @@ from bot.chat.prompt import said_before
 from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
 from bot.replies.buttons import Buttons, Press, buttons_at_end, view_of
 from bot.replies.long_texts import read_apart
-from bot.replies.refusal import is_gone, take_refusal
+from bot.replies.refusal import is_final, is_gone, take_refusal
 from bot.replies.shown import Contents, Shown
 from bot.replies.status import interrupted_text
 from bot.replies.surface import TROUBLE, ChannelSurface
@@ -62,10 +62,23 @@ async def _mark(client: discord.Client, kept: KeptReply) -> bool | None:
             if isinstance(error, discord.HTTPException) and is_gone(error):
                 log.info("reply %s, interrupted, is gone (%s)", kept.id, error.code)
                 return False
+            if is_final(error):
+                log.info("reply %s, interrupted, is refused (%s)", kept.id, getattr(error, "code", ""))
+                return await _with_buttons_alone(surface, kept)
             log.warning("reply %s could not be marked (%s)", kept.id, type(error).__name__)
         if attempt < _ATTEMPTS - 1:
             await asyncio.sleep(_PAUSE_S)
     return None
+
+
+async def _with_buttons_alone(surface: ChannelSurface, kept: KeptReply) -> bool:
+    """For words that Discord takes in no form: Stop makes way for Retry. Whether it could."""
+    try:
+        await surface.show_buttons(len(kept.message_ids) - 1, view_of((Press.RETRY,), kept.id))
+    except TROUBLE as error:
+        log.warning("reply %s could not be given its buttons (%s)", kept.id, type(error).__name__)
+        return False
+    return True
 
 
 async def _show_interrupted(surface: ChannelSurface, kept: KeptReply) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,8 +19,10 @@ from bot.errors import NotAllowed, ReplyForgotten
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.replies.buttons import OPTIONS_LIMIT, Press, model_view
 from bot.replies.characters import without_hidden_characters
-from bot.replies.details import details_card, details_document
+from bot.replies.details import as_json, details_card, details_document
 from bot.replies.explain import tell
+from bot.replies.harmless import with_plain_links
+from bot.replies.limits import one_line, shortened
 from bot.replies.long_texts import read_apart
 from bot.replies.pages import PAGE_LIMIT, PageSplitter, units
 from bot.replies.places import place_of
@@ -159,7 +160,7 @@ class Presses:
             request = kept.request | {"messages": messages_for(kept, interaction.user.id)}
             document = details_document(kept.id, kept.alias, kept.reason or "", request, kept.numbers)
             document["answer"] = kept.answer
-            files[f"reply-{kept.id}.json"] = json.dumps(document, indent=2, ensure_ascii=False)
+            files[f"reply-{kept.id}.json"] = as_json(document)
         if (why := await _shown(interaction, files, embed=card)) is not None:
             pages = await read_apart(_pages, answer) if is_long else []
             await _shown_as_messages(interaction, pages, why)
@@ -177,8 +178,8 @@ class Presses:
 
 
 def _name_of(user: discord.abc.User) -> str:
-    name = without_hidden_characters(user.display_name)
-    return discord.utils.escape_markdown(name)[:_NAME_LIMIT]
+    name = shortened(one_line(user.display_name), _NAME_LIMIT)
+    return with_plain_links(discord.utils.escape_markdown(name))
 
 
 def _visible_thoughts(text: str) -> str:

@@ -87,7 +87,8 @@ class Access(commands.GroupCog, name="access", description="Who may ask in this 
         embed = discord.Embed(
             title="Access", description=await self._moderation.text(await _server(interaction))
         )
-        await interaction.response.send_message(embed=embed, ephemeral=True)
+        nobody = discord.AllowedMentions.none()
+        await interaction.response.send_message(embed=embed, ephemeral=True, allowed_mentions=nobody)
 
     @app_commands.command(description="Say how much somebody may have here; without a number, forget it")
     @app_commands.describe(

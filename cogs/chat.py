@@ -9,6 +9,7 @@ from discord.ext import commands
 from bot.chat.prompt import ask_messages
 from bot.client import PunchlineBot
 from bot.replies.choices import ModelOption
+from bot.replies.message_text import readable
 from bot.replies.places import place_of
 from bot.services import Services
 
@@ -31,7 +32,8 @@ class Chat(commands.Cog):
         """Answer a question."""
         services = self._services
         spec = await services.chooser.resolve(model, place_of(interaction))
-        await services.answers.give(interaction, spec, ask_messages(prompt))
+        asked = readable(prompt, interaction.guild) or prompt
+        await services.answers.give(interaction, spec, ask_messages(asked))
 
 
 async def setup(bot: PunchlineBot) -> None:

@@ -9,6 +9,7 @@ from discord.ext import commands
 from bot.chat.prompt import joke_messages
 from bot.client import PunchlineBot
 from bot.replies.choices import ModelOption
+from bot.replies.message_text import readable
 from bot.replies.places import place_of
 from bot.services import Services
 
@@ -37,6 +38,7 @@ class Jokes(commands.Cog):
         """Tell a joke."""
         services = self._services
         spec = await services.chooser.resolve(model, place_of(interaction))
+        topic, audience = (readable(one, interaction.guild) if one else None for one in (topic, audience))
         messages = joke_messages(topic=topic, audience=audience or services.default_audience)
         await services.answers.give(interaction, spec, messages)
 

@@ -11,7 +11,7 @@ from discord.ext import commands
 from bot.client import PunchlineBot
 from bot.errors import UsageError
 from bot.replies.choices import ModelOption, ModelsOption, split_aliases
-from bot.replies.limits import shortened
+from bot.replies.limits import safe
 from bot.replies.model_list import show_list, standing_text
 from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.places import place_of, require
@@ -95,7 +95,7 @@ async def _allowed(interaction: discord.Interaction, scope: _Scope) -> PlaceKind
 
 async def _say(interaction: discord.Interaction, text: str, *, ephemeral: bool = False) -> None:
     await interaction.response.send_message(
-        shortened(text, MESSAGE_LIMIT), ephemeral=ephemeral, allowed_mentions=_NOBODY
+        safe(text, MESSAGE_LIMIT), ephemeral=ephemeral, allowed_mentions=_NOBODY
     )
 
 

@@ -29,7 +29,8 @@ class Work:
     def of(cls, sampling: SamplingParams, tokens: int) -> Work:
         """With a model's own sampling."""
         fixed = {"max_new_tokens": tokens, "min_new_tokens": tokens, "seed": 1}
-        return cls(tokens, sampling.model_copy(update=fixed))
+        # All of it is set: what the checkpoint recommends is not used, for it is not what the others are told.
+        return cls(tokens, sampling.model_copy(update=sampling.model_dump() | fixed))
 
     def question(self, user: int) -> str:
         """What this user asks."""

@@ -36,6 +36,13 @@ def ask_messages(prompt: str, *, about: str = "") -> Messages:
     return (ChatMessage(Role.SYSTEM, _HELPER), ChatMessage(Role.USER, question))
 
 
+def with_unread(question: str, unread: Sequence[str]) -> str:
+    """A question that says what came with it and cannot be read, so that a model does not make it up."""
+    if not unread:
+        return question
+    return f"{question}\n\n(You cannot see {' or '.join(unread)} that came with this.)"
+
+
 def follow_up(messages: Sequence[ChatMessage], answer: str, question: str) -> Messages:
     """A conversation that goes on: what was read, what was answered, and what is asked now."""
     said = (ChatMessage(Role.ASSISTANT, answer),) if answer else ()
@@ -99,6 +106,14 @@ def fold_system(messages: Sequence[ChatMessage]) -> Messages:
         return (ChatMessage(Role.USER, "\n\n".join(said)), *rest)
     rest[first_user] = ChatMessage(Role.USER, "\n\n".join((*said, rest[first_user].content)))
     return tuple(rest)
+
+
+def fold_assistant(messages: Sequence[ChatMessage]) -> Messages:
+    """The same messages for a template that knows no earlier answers: they become quotations by the user."""
+    return tuple(
+        ChatMessage(Role.USER, f"Earlier you said: {one.content}") if one.role is Role.ASSISTANT else one
+        for one in messages
+    )
 
 
 def alternate(messages: Sequence[ChatMessage]) -> Messages:

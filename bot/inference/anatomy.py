@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2.exceptions import TemplateError
-
-from bot.errors import ModelUnavailable
+from bot.errors import BotError, ModelUnavailable
 from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelSpec
-from bot.inference.chat_template import TemplateTraits, probe
+from bot.inference.chat_template import TakesNoQuestion, TemplateTraits, probe, takes_no_question
 from bot.inference.headers import Headers, read_headers
+from bot.inference.load_errors import Step, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
 from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
-from bot.inference.tokenizers import read_tokenizer
+from bot.inference.prompting import renderer
+from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -174,6 +174,19 @@ def examine(folder: Path, spec: ModelSpec, headers: Headers | None = None) -> An
     Raises:
         ModelUnavailable: files are missing or broken, or the architecture is not supported.
     """
+    try:
+        return _examined(folder, spec, headers)
+    except BotError:
+        raise
+    except Exception as error:  # hundreds of classes read a config, each in its own way
+        log.exception("cannot examine %s", spec.alias)
+        raise why_not(spec, folder, error, Step.CONFIG, done="examined", otherwise=_BROKEN) from error
+
+
+_BROKEN = "its config.json is broken, or does not describe a model as this bot knows them. Fetch it again"
+
+
+def _examined(folder: Path, spec: ModelSpec, headers: Headers | None) -> Anatomy:
     tensors = read_headers(folder, spec.alias) if headers is None else headers
     model = _skeleton(folder, spec)
     config: Any = model.config.get_text_config(decoder=True)
@@ -211,26 +224,15 @@ def examine(folder: Path, spec: ModelSpec, headers: Headers | None = None) -> An
 def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     """The real class with shapes and no data."""
     import torch
-    import transformers
     from transformers import AutoConfig, AutoModelForCausalLM
 
     if not (folder / "config.json").is_file():
-        raise ModelUnavailable(f"{spec.alias} has no config.json: fetch it again, or check 'source'.")
-    try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        with torch.device("meta"):
-            # No dtype: transformers would set torch's default for the whole process, under a model that talks.
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(
-                config, dtype=None, trust_remote_code=False
-            )
-    except (
-        Exception
-    ) as error:  # a config holds anything, and hundreds of classes read it, each in its own way
-        log.warning("cannot examine %s: %s", spec.alias, error)
-        raise ModelUnavailable(
-            f"{spec.alias} cannot be examined: its config.json is broken, or of a kind that is not a language model "
-            f"transformers {transformers.__version__} knows by itself."
-        ) from error
+        raise ModelUnavailable(f"{spec.alias} cannot be examined: {without_config(folder)}. Check 'source'.")
+    refuse_non_writers(spec, folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        # No dtype: transformers would set torch's default for the whole process, under a model that talks.
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=None, trust_remote_code=False)
     return model
 
 
@@ -279,12 +281,13 @@ def _template(folder: Path, spec: ModelSpec) -> TemplateTraits | None:
         tokenizer = read_tokenizer(folder)
         if tokenizer.chat_template is None:
             return None
-        return probe(
-            lambda messages: str(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
+        return probe(renderer(tokenizer))
+    except TokenizerMissing as error:
+        raise tokenizer_missing(spec.alias, error) from error
+    except TakesNoQuestion as error:
+        log.warning("cannot use the chat template of %s: %r", spec.alias, error.__cause__ or error)
+        raise takes_no_question(spec.alias) from error
+    except Exception as error:  # tokenizers raise anything
         log.warning("cannot read the tokenizer of %s: %s", spec.alias, error)
         raise ModelUnavailable(
             f"{spec.alias} cannot be used: its tokenizer or chat template is missing or broken. Fetch it again."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from bot.inference.detokenizer import IncrementalDetokenizer
+from bot.chat.messages import AnswerTokens
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.loader import LoadedModel
 from bot.inference.prompt_ids import prompt_ids
@@ -37,7 +37,8 @@ class Answer:
         self.draw = Draw.begin(request.params.seeded(), self._prompt_ids)
         self.finished: Finished | None = None
         self._eos = loaded.eos_token_ids
-        self._detokenizer = IncrementalDetokenizer(loaded.decode)
+        self._text = loaded.answer_text(request.messages, request.model)
+        self._vocabulary = loaded.vocabulary
         self._ids: list[int] = []
         self._before = 0  # how many of them were there when it was last taken up
         self._first_token_s: float | None = None
@@ -45,11 +46,12 @@ class Answer:
     @property
     def reading(self) -> Reading:
         """What the model is about to read."""
-        return Reading(self._usage())
+        return Reading(self._usage(), self.draw.params)
 
     def take_up(self) -> tuple[list[int], int]:
         """The ids to be read, and how many more may be drawn: at first those of the prompt, later also its own."""
         self._before = len(self._ids)
+        self.draw.valid_tokens = None
         return [*self._prompt_ids, *self._ids], self._limit - len(self._ids)
 
     def grow(self, drawn: list[int], *, ended: bool) -> list[Event]:
@@ -58,14 +60,16 @@ class Answer:
         if self._first_token_s is None and new:
             self._first_token_s = time.perf_counter() - self._begun_s
         self._ids += new
-        text = self._detokenizer.feed(new)
+        text = self._text.feed(new)
+        is_cut = ended and not (self._ids and self._ids[-1] in self._eos)
         if ended:
-            text += self._detokenizer.flush()
+            text += self._text.flush(cut=is_cut)
         usage = self._usage()
         events: list[Event] = [TextDelta(text, usage)] if text else []
         if ended:
-            at_end = bool(self._ids) and self._ids[-1] in self._eos
-            self.finished = Finished(FinishReason.STOP if at_end else FinishReason.LENGTH, usage)
+            tokens = AnswerTokens(self._vocabulary, (*self._text.said, *self._ids)) if is_cut else None
+            reason = FinishReason.LENGTH if is_cut else FinishReason.STOP
+            self.finished = Finished(reason, usage, tokens=tokens)
             events.append(self.finished)
         return events
 

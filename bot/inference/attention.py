@@ -9,6 +9,7 @@ by pages. Layers whose sliding window somebody's text has outgrown, and padded s
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+_DISTRUSTED = "may_hold_what_is_no_number"  # kept on the cache
 _LAYOUTS = "layouts_of_this_step"  # kept on the cache from a step's first layer to its last
 # Rows are padded to the longest beside them by so many keys together: more of them cost more than a call of their own.
 _PADDING_KEYS = 512
@@ -27,6 +29,16 @@ def use_rows() -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
+    ALL_ATTENTION_FUNCTIONS["paged|eager"] = eager_attention
+
+
+def distrust(cache: Any) -> None:
+    """From now on nothing is computed with what earlier requests left in this cache, not even to be masked.
+
+    A mask is added to the scores, and NaN stays NaN whatever is added. It costs a pass over the keys and values of rows
+    that are padded, so it is done only for a cache that may hold NaN.
+    """
+    vars(cache)[_DISTRUSTED] = True
 
 
 def attention(
@@ -63,10 +75,13 @@ def attention(
     layout: _Layout | None = None
     if isinstance(allocator, FullAttentionCacheAllocator):
         layout = _layout(module.layer_idx, allocator, cache, query, kwargs)
-    if allocator is None or layout is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, cache=cache, **kwargs
-        )
+    if allocator is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    if layout is None:
+        options = {"scaling": scaling, "cache": cache, **kwargs}
+        return _over_all_keys(
+            sdpa_attention_forward, module, query, (key, value), attention_mask, options
+        ), None
     queries, keys, values = (one[0].transpose(0, 1) for one in (query, key, value))
     nothing = kwargs["read_index"][allocator.index][:0]  # what is written only
     allocator.update(keys, values, module.layer_idx, nothing, kwargs["write_index"][allocator.index])
@@ -84,6 +99,51 @@ def attention(
 _Pair = tuple["torch.Tensor", "torch.Tensor"]  # keys and values
 
 
+def eager_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention for models that transformers computes without PyTorch's, such as Gemma 2; see `attention`."""
+    from transformers.integrations.eager_paged import eager_paged_attention_forward
+
+    return _over_all_keys(
+        eager_paged_attention_forward, module, query, (key, value), attention_mask, kwargs
+    ), None
+
+
+def _over_all_keys(
+    forward: Callable[..., tuple[torch.Tensor, Any]],
+    module: Any,
+    query: torch.Tensor,
+    new: _Pair,
+    mask: torch.Tensor | None,
+    options: dict[str, Any],
+) -> torch.Tensor:
+    """transformers' attention, which looks at the keys of all requests and masks the others' out.
+
+    A mask takes no NaN away. So it is given finite keys and values, and NaN is put back for those requests alone whose
+    own keys or values of this step are not finite.
+
+    Returns:
+        1 x tokens x heads x width.
+    """
+    import torch
+
+    ends = options["cu_seq_lens_q"]  # where each request's tokens begin, and where the last one's end
+    finite = (one.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for one in new)
+    seen, _ = forward(module, query, *finite, mask, **options)
+    broken = torch.zeros(seen.shape[1], dtype=torch.bool, device=seen.device)
+    for one in new:
+        broken |= one.isfinite().all(dim=3).all(dim=1)[0].logical_not()
+    owners = torch.bucketize(torch.arange(seen.shape[1], device=seen.device), ends[1:], right=True)
+    counts = torch.zeros(len(ends), device=seen.device).index_add_(0, owners, broken.float())
+    return seen.masked_fill((counts[owners] > 0)[None, :, None, None], math.nan)
+
+
 @dataclass(frozen=True, slots=True)
 class _Rows:
     """Those who add one token, of about the same length.
@@ -93,12 +153,14 @@ class _Rows:
         pages: where in the cache the keys of each are, as many pages for each, flat.
         longest: how many keys a row has.
         mask: what is added to the scores of each, so that only their own keys count; None where all do.
+        padding: which keys are nobody's, requests x longest, where those may be NaN; else None.
     """
 
     tokens: torch.Tensor | None
     pages: torch.Tensor
     longest: int
     mask: torch.Tensor | None
+    padding: torch.Tensor | None = None
 
     def attend(self, queries: torch.Tensor, cached: _Pair, scaling: float | None) -> torch.Tensor:
         """Requests x heads x width; `queries` are all of the step, tokens x heads x width."""
@@ -111,6 +173,9 @@ class _Rows:
         keys, values = (
             one.flatten(0, 1).unflatten(0, (requests, -1))[:, : self.longest].transpose(1, 2) for one in pages
         )
+        if self.padding is not None:
+            padding = self.padding[:, None, :, None]
+            keys, values = keys.masked_fill(padding, 0), values.masked_fill(padding, 0)
         # Queries that share a head of keys stand beside each other: no copy of the keys for each of them.
         grouped = mine.reshape(requests, keys.shape[1], -1, width)
         seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
@@ -192,7 +257,15 @@ def _layout(
         if window is not None and index.numel() and not outgrown and not padded:
             index = _with_new(index, written, spans)
         made[allocator.index] = (
-            None if padded or outgrown else _found(spans, index, allocator.tokens_per_page, query.dtype)
+            None
+            if padded or outgrown
+            else _found(
+                spans,
+                index,
+                allocator.tokens_per_page,
+                query.dtype,
+                is_distrusted=vars(cache).get(_DISTRUSTED, False),
+            )
         )
     return made[allocator.index]
 
@@ -208,7 +281,9 @@ def _with_new(index: torch.Tensor, written: torch.Tensor, spans: list[_Span]) ->
     return whole
 
 
-def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int, dtype: torch.dtype) -> _Layout:
+def _found(
+    spans: list[_Span], index: torch.Tensor, page_tokens: int, dtype: torch.dtype, *, is_distrusted: bool
+) -> _Layout:
     """The layout of a step, from where in the cache each key is; that is empty if nobody has read anything before."""
     import torch
 
@@ -223,15 +298,17 @@ def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int, dtype: tor
             for values in zip(*((keys.start, keys.stop, one.start) for one, keys in group), strict=True)
         )
         first = begins + torch.arange(0, longest, page_tokens, device=index.device)
-        pages = index[first.clamp(max=index.numel() - 1)].flatten() // page_tokens
+        # A row is padded with its own last page: the next one in the index is somebody else's, and may hold NaN.
+        pages = index[torch.minimum(first, ends - 1)].flatten() // page_tokens
         places = begins + torch.arange(longest, device=index.device)
-        mask = None
+        mask = padding = None
         if any(_length(keys) < longest for _, keys in group):
             # Made once in the form in which it is added, and not for each layer.
             mask = torch.zeros(len(group), 1, 1, longest, dtype=dtype, device=index.device)
             mask.masked_fill_((places >= ends)[:, None, None, :], -math.inf)
+            padding = places >= ends if is_distrusted else None
         tokens = None if len(group) == len(spans) else own.flatten()
-        rows.append(_Rows(tokens, pages, longest, mask))
+        rows.append(_Rows(tokens, pages, longest, mask, padding))
     for own_tokens, keys in reading:
         length, new = _length(keys), _length(own_tokens)
         where = None if length == new else index[keys][::page_tokens] // page_tokens

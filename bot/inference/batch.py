@@ -24,11 +24,11 @@ from typing import Any
 
 from bot.inference import reading_order
 from bot.inference.answer import Answer
-from bot.inference.attention import use_rows
+from bot.inference.attention import distrust, use_rows
 from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event
 from bot.inference.loader import LoadedModel
-from bot.inference.run import DeviceMemoryExhausted
+from bot.inference.run import DeviceMemoryExhausted, LogitsNotFinite
 from bot.inference.sampler import Draw, processors
 
 log = logging.getLogger(__name__)
@@ -85,9 +85,9 @@ class Batch:
                 scheduler_type=reading_order.NAME,
             ),
         )
-        self._readers = _Readers(self._manager.cancel_request)
+        self._manager.logit_processor, self._mark_broken = processors(self._draws, loaded.eos_token_ids)
+        self._readers = _Readers(self._manager.cancel_request, self._check)
         self._manager.output_router = self._readers
-        self._manager.logit_processor = processors(self._draws, loaded.eos_token_ids)
         use_rows()
 
     @property
@@ -139,6 +139,7 @@ class Batch:
 
         Raises:
             DeviceMemoryExhausted: there was not the memory; the answer can be taken up by another batch.
+            LogitsNotFinite: the model computed what is no number. The others in the batch go on.
         """
         request_id = str(next(self._numbers))
         in_batch = False
@@ -156,6 +157,10 @@ class Batch:
                     async with self._ending:  # for one after the other: it lets go of the thread in between
                         await asyncio.to_thread(self._manager.join, time.perf_counter(), _END_TIMEOUT_S)
                     raise self._failure(output.error)
+                if (valid := answer.draw.valid_tokens) is not None:
+                    for event in answer.grow(output.generated_tokens[:valid], ended=False):
+                        yield event
+                    raise LogitsNotFinite
                 for event in answer.grow(output.generated_tokens, ended=output.is_finished()):
                     yield event
         finally:
@@ -163,6 +168,12 @@ class Batch:
             self._draws.pop(request_id, None)
             if in_batch and self._manager.is_running():
                 self._manager.cancel_request(request_id)
+
+    def _check(self, outputs: list[Any]) -> None:
+        """Look at the outputs of a step, on the batch's thread: the pages of one whose numbers overflowed are free now,
+        and the next step may give them to somebody else."""
+        if self._mark_broken(outputs):
+            distrust(self._manager.batch_processor.cache)
 
     def _add(self, request_id: str, ids: list[int], limit: int) -> None:
         eos = list(self._loaded.eos_token_ids)
@@ -218,10 +229,12 @@ class _Readers:
 
     Args:
         cancel: takes a request out of the batch.
+        check: looks at the outputs of each step before anybody else does, see `processors`.
     """
 
-    def __init__(self, cancel: Callable[[str], None]) -> None:
+    def __init__(self, cancel: Callable[[str], None], check: Callable[[list[Any]], None]) -> None:
         self._cancel = cancel
+        self._check = check
         self._lock = threading.Lock()
         self._all: dict[str, _Outputs] = {}
 
@@ -254,6 +267,7 @@ class _Readers:
 
     def deliver_batch(self, outputs: list[Any]) -> None:
         """The outputs of one step."""
+        self._check(outputs)
         with self._lock:
             found = [(self._all.get(output.request_id), output) for output in outputs]
         _put_all([(reader, output) for reader, output in found if reader is not None])

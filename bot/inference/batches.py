@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import replace
 
 from bot.inference.answer import Answer
 from bot.inference.batch import SPARING_STEP_TOKENS, Batch, is_batchable
@@ -50,6 +51,7 @@ class Batches:
             DeviceMemoryExhausted: there was not the memory.
             PromptTooLong: the messages leave no room for an answer.
         """
+        request = replace(request, params=request.params.with_defaults(loaded.sampling).seeded())
         if is_batchable(type(loaded.model)):
             answer = await _begun(loaded, request)
             yield answer.reading

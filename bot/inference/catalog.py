@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from bot.errors import CatalogError, UnknownModel
 
@@ -25,11 +25,33 @@ EMBEDDED = "embedded"
 _KEY = r"""(?:[\w-]+|"[^"]*"|'[^']*')"""  # one part of a TOML key, bare or quoted
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _REPOSITORY = r"^[\w.-]+/[\w.-]+$"
+_GREEDY_BELOW = 1e-5
 _STRICT = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+_LONGEST_MARK = 64  # characters
+
+
+def _marks(value: object) -> object:
+    """The marks of a model's thoughts: "none", or a list of the two."""
+    if value is None or value == "none":
+        return value
+    two = tuple(value) if isinstance(value, list | tuple) else ()
+    is_pair = len(two) == 2 and two[0] != two[1]
+    if is_pair and all(isinstance(one, str) and one.strip() and len(one) <= _LONGEST_MARK for one in two):
+        marks = tuple(one.strip() for one in two)
+        if not any("\n" in one for one in marks):
+            return marks
+    raise ValueError(
+        'must be "none", or what stands before and behind a thought, such as ["<think>", "</think>"]'
+    )
+
+
 class SamplingParams(BaseModel):
-    """How the next token is drawn. The names are those of `transformers.GenerationConfig`."""
+    """How the next token is drawn. The names are those of `transformers.GenerationConfig`.
+
+    What is not set gives way to what the checkpoint recommends (`with_defaults`); the defaults here come after that.
+    """
 
     model_config = _STRICT
 
@@ -40,6 +62,16 @@ class SamplingParams(BaseModel):
     max_new_tokens: int = Field(512, ge=1)
     min_new_tokens: int = Field(0, ge=0)
     seed: int | None = Field(None, ge=0, lt=2**63)
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether the likeliest token is taken every time. So close to 0, a temperature leaves nothing else."""
+        return self.temperature < _GREEDY_BELOW
+
+    def with_defaults(self, defaults: Mapping[str, float]) -> SamplingParams:
+        """The same, with these values for what was not set when it was made: what the model family recommends."""
+        unset = {name: value for name, value in defaults.items() if name not in self.model_fields_set}
+        return self.model_copy(update=unset)
 
     def capped(self, max_new_tokens: int) -> SamplingParams:
         """The same, with answers of at most `max_new_tokens`."""
@@ -54,8 +86,8 @@ class SamplingParams(BaseModel):
 class ModelKey:
     """The identity of a model in memory: two catalogue entries with the same key are answered by the same weights.
 
-    The alias, the description, the sampling and `enable_thinking` are not part of it: they may differ from one request
-    to the next.
+    The alias, the description, the sampling, `enable_thinking` and `thoughts` are not part of it: they may differ from
+    one request to the next.
     """
 
     repository: str | None
@@ -81,6 +113,9 @@ class ModelSpec(BaseModel):
     context_tokens: int = Field(ge=64)
     enable_thinking: bool | None = (
         None  # the switch of templates that have one, such as Qwen 3's; None leaves it
+    )
+    thoughts: Annotated[Literal["none"] | tuple[str, str] | None, BeforeValidator(_marks)] = (
+        None  # how the model marks them; None leaves that to its template and vocabulary
     )
     description: str = Field(min_length=1, max_length=100)
     sampling: SamplingParams = SamplingParams()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from bot.chat.messages import ChatMessage
+from bot.chat.messages import AnswerTokens, ChatMessage
 from bot.errors import BotError
 from bot.inference.catalog import ModelKey, ModelSpec, SamplingParams
 from bot.inference.memory import MemoryReport
@@ -74,9 +74,11 @@ class Loading:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The model begins with the prompt. `usage` has the prompt's tokens: from here on the request costs, also if it is
-    stopped before the first word. There is nothing to show, so readers of a `Generation` do not get it."""
+    stopped before the first word. There is nothing to show, so readers of a `Generation` do not get it. `params` is the
+    sampling that is used: the request's, with the checkpoint's values for what it left open."""
 
     usage: Usage
+    params: SamplingParams | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +91,20 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The last event of every generation; `error` is there exactly when `reason` is ERROR."""
+    """The last event of every generation.
+
+    Attributes:
+        reason: why it ended.
+        usage: the numbers.
+        error: there exactly when `reason` is ERROR.
+        tokens: of the whole answer, with the words that it went on from; None where the engine does not know them, or
+            the answer cannot go on. Not part of equality.
+    """
 
     reason: FinishReason
     usage: Usage
     error: BotError | None = None
+    tokens: AnswerTokens | None = field(default=None, compare=False, repr=False)
 
 
 Event = Queued | Loading | Reading | TextDelta | Finished

@@ -22,6 +22,7 @@ class Generation:
     Use it as an async context manager; leaving the block gives its place back, whatever happened.
 
     Attributes:
+        request: what is asked; from when the model begins with it, with the sampling that is really used.
         overtaken: how many later arrivals were begun before it, those apart that were begun while its own model
             was being fetched or loaded.
         asked_s: when it was submitted, by the queue's clock.
@@ -114,6 +115,8 @@ class Generation:
         self._observer.happened(self, event)
         if isinstance(event, Reading):
             self.usage = event.usage
+            if event.params is not None:
+                self.request = replace(self.request, params=event.params)
             if self._reads_since_s is None:
                 self._reads_since_s = time.perf_counter() - event.usage.generation_s
             return

@@ -33,10 +33,16 @@ from bot.errors import HubUnreachable, ModelUnavailable
 from bot.inference.catalog import ModelSpec
 from bot.inference.embedded import Progress
 from bot.inference.headers import SINGLE_FILE, Headers, TensorHeader, broken, no_safetensors, shard_names
+from bot.inference.tokenizers import TOKENIZER_FILES, has_tokenizer
 
 # Weights as safetensors only: the older formats can run code when they are opened. Folders inside a
 # repository hold the same weights in other forms.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
+WANTED = [
+    "*.safetensors",
+    "*.json",
+    "*.jinja",
+    *sorted({name for names in TOKENIZER_FILES for name in names}),
+]
 UNWANTED = ["*/*", "consolidated*"]
 
 REQUEST_TIMEOUT_S = 10.0  # for each of the requests of a look; whoever looks may have less patience for all
@@ -84,8 +90,7 @@ def _complete(folder: Path) -> bool:
     except (ValueError, AttributeError):
         return False
     weights = {file.name for file in folder.glob("*.safetensors")}
-    tokenizer = any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.txt"))
-    return bool(weights) and shards <= weights and tokenizer
+    return bool(weights) and shards <= weights and has_tokenizer(folder)
 
 
 def size_bytes(spec: ModelSpec, token: str | None) -> int:

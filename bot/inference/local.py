@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 
-from bot.errors import OutOfMemory, PromptTooLong
+from bot.errors import ModelComputesNonsense, OutOfMemory, PromptTooLong
 from bot.inference.batches import Batches
 from bot.inference.catalog import ModelKey, ModelSpec
 from bot.inference.engine import Event, GenerationRequest, Loading, Reading, Report, Usage
@@ -18,7 +18,7 @@ from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.pool import ModelPool
-from bot.inference.run import DeviceMemoryExhausted
+from bot.inference.run import DeviceMemoryExhausted, LogitsNotFinite
 from bot.inference.threads import in_own_thread
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class LocalEngine:
         Raises:
             OutOfMemory: there was not the memory, with others unloaded either.
             PromptTooLong: the messages leave no room for an answer; what it took to find out has been told.
+            ModelComputesNonsense: its numbers overflow. Other answers go on.
         """
         if not self.ready(request.model):
             yield Loading(request.model.alias, None)
@@ -120,6 +121,8 @@ class LocalEngine:
                     f"There was not enough memory for this answer of {request.model.alias}. Please shorten the "
                     "question, or try a smaller model."
                 ) from None
+            except LogitsNotFinite:
+                raise _nonsense(request.model) from None
 
     async def rest(self) -> None:
         """Let no thread of the engine's run until the next request; see `Batches.rest`."""
@@ -129,3 +132,12 @@ class LocalEngine:
         """Let the threads end, and the models go."""
         await self._batches.aclose()
         await self.pool.aclose()
+
+
+def _nonsense(spec: ModelSpec) -> ModelComputesNonsense:
+    precision, other = {"nf4": ("NF4", "none"), "none": ("bfloat16", "nf4")}[spec.quantization]
+    return ModelComputesNonsense(
+        f"{spec.alias} computes nonsense in {precision}: its numbers overflow, so the answer ends here. Please try "
+        f'another model; the operator can set quantization = "{other}" for {spec.alias} in the catalogue, or choose '
+        "another revision of it."
+    )

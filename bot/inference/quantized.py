@@ -53,9 +53,10 @@ class QuantizedCopies:
 
         To be called before the model's first answer: on some processors bitsandbytes then changes the weights' order.
         """
-        copy = self._folder / _name(spec, source)
-        partial = copy.with_name(f".{copy.name}.{os.getpid()}")
+        partial = None
         try:
+            copy = self._folder / _name(spec, source)
+            partial = copy.with_name(f".{copy.name}.{os.getpid()}")
             self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_others(copy)
             if model.get_memory_footprint() > shutil.disk_usage(self._folder).free * _FREE_SHARE:
@@ -63,10 +64,13 @@ class QuantizedCopies:
                 return
             _save(model, partial)
             partial.rename(copy)
-        except (OSError, ValueError, RuntimeError, NotImplementedError) as error:
+        except (
+            Exception
+        ) as error:  # whatever it is, the model is loaded: a full disk is a SafetensorError, for one
             log.warning("%s is not kept quantized: %s", spec.alias, error)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)
 
     def drop(self, copy: Path) -> None:
         """Remove a copy that cannot be read. It loses its name first: one that is half removed is never read."""

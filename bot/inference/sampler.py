@@ -10,6 +10,7 @@ The steps and their order are those of `generate`: repetition penalty, shortest 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ class Draw:
         seen: the ids that are in its prompt or answer, for the repetition penalty.
         length: how many tokens those were.
         prompt_length: how many of them are the prompt's.
+        valid_tokens: None while every logit was a number. Then how many tokens were drawn before one was not, counted
+            as the batch counts its output: since the request was last added.
     """
 
     params: SamplingParams
@@ -38,6 +41,7 @@ class Draw:
     seen: set[int] = field(default_factory=set)
     length: int = 0
     prompt_length: int = 0
+    valid_tokens: int | None = None
 
     @classmethod
     def begin(cls, params: SamplingParams, prompt_ids: list[int]) -> Draw:
@@ -69,22 +73,46 @@ def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
     Returns:
         The ids, one for each row.
     """
+    return draw_and_check(scores, draws, eos_token_ids)[0]
+
+
+def draw_and_check(
+    scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a token for each row, and say in which rows nothing can be drawn.
+
+    That is where a logit is NaN or plus infinity, or all are minus infinity: the model's arithmetic has overflowed. The
+    largest logit of such a row is not finite, and it is looked for anyway. Nothing is copied to the host.
+
+    Returns:
+        The ids, one for each row; `end_token_id` where nothing can be drawn. And whether that is so, for each row.
+    """
     import torch
 
     device = scores.device
+    vocabulary = scores.shape[-1]
     _penalize(scores, draws)
+    ends = [token for token in eos_token_ids if token < vocabulary]
     for row, one in enumerate(draws):
         if one.too_short:
-            scores[row, list(eos_token_ids)] = _NEVER
+            scores[row, ends] = _NEVER
+    end = end_token_id(eos_token_ids, vocabulary)
     params = [one.params for one in draws]
-    if all(one.temperature == 0 for one in params):
-        return scores.argmax(dim=-1)
-    vocabulary = scores.shape[-1]
-    limits = [min(one.top_k or vocabulary, vocabulary) if one.temperature > 0 else 1 for one in params]
+    if all(one.is_greedy for one in params):
+        largest, drawn = scores.max(dim=-1)
+        broken = largest.isfinite().logical_not()
+        return drawn.masked_fill(broken, end), broken
+    limits = [1 if one.is_greedy else min(one.top_k or vocabulary, vocabulary) for one in params]
     likeliest, ids = scores.topk(max(limits), dim=-1)
+    largest = likeliest[:, :1]
     table = torch.tensor(
         [
-            [one.params.temperature or 1.0, one.params.top_p, limit, one.chance.random()]
+            [
+                1.0 if one.params.is_greedy else one.params.temperature,
+                one.params.top_p,
+                limit,
+                one.chance.random(),
+            ]
             for one, limit in zip(draws, limits, strict=True)
         ],
         dtype=torch.float32,
@@ -92,7 +120,8 @@ def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
     )
     temperature, top_p, top_k, chance = (table[:, column : column + 1] for column in range(4))
     places = torch.arange(likeliest.shape[-1], device=device)
-    shares = (likeliest / temperature).masked_fill(places >= top_k, _NEVER).softmax(dim=-1)
+    # Only differences count for the softmax, and those are at most 0: dividing them never overflows.
+    shares = ((likeliest - largest) / temperature).masked_fill(places >= top_k, _NEVER).softmax(dim=-1)
     before = shares.cumsum(dim=-1) - shares
     possible = shares.masked_fill(before >= top_p, 0.0)
     up_to = possible.cumsum(dim=-1)
@@ -100,7 +129,15 @@ def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
     # behind every token; the last one that is possible is meant. What is impossible stands at the end of the row.
     last = (possible > 0).sum(dim=-1, keepdim=True) - 1
     place = torch.minimum((up_to <= chance * up_to[:, -1:]).sum(dim=-1, keepdim=True), last)
-    return ids.gather(-1, place).squeeze(-1)
+    broken = largest.squeeze(-1).isfinite().logical_not()
+    # In a broken row nothing is possible, and the last place that is stands before the first.
+    drawn = ids.gather(-1, place.clamp(min=0)).squeeze(-1)
+    return drawn.masked_fill(broken, end), broken
+
+
+def end_token_id(eos_token_ids: tuple[int, ...], vocabulary: int) -> int:
+    """The token that stands for "nothing can be drawn": it ends an answer wherever the model has an end at all."""
+    return next((token for token in eos_token_ids if token < vocabulary), 0)
 
 
 def _penalize(scores: torch.Tensor, draws: list[Draw]) -> None:
@@ -121,12 +158,18 @@ def _penalize(scores: torch.Tensor, draws: list[Draw]) -> None:
     scores[where] = torch.where(were < 0, were * penalty, were / penalty)
 
 
-def processors(draws: dict[str, Draw], eos_token_ids: tuple[int, ...]) -> Any:
+def processors(
+    draws: dict[str, Draw], eos_token_ids: tuple[int, ...]
+) -> tuple[Any, Callable[[list[Any]], bool]]:
     """transformers' list of processors with ours alone in it.
 
     Args:
         draws: of each request by its id; whoever adds a request puts its own there first, and takes it out after.
         eos_token_ids: what ends an answer.
+
+    Returns:
+        The list, and a function for the outputs of each step, to be called with them on the batch's thread after the
+        step: it sets `Draw.valid_tokens` of requests whose logits were no numbers, and says whether there are any.
     """
     import torch
     from transformers import LogitsProcessorList
@@ -143,12 +186,16 @@ def processors(draws: dict[str, Draw], eos_token_ids: tuple[int, ...]) -> Any:
 
         def __init__(self) -> None:
             self._rows: list[Draw] = []
+            self._row_of: dict[str, int] = {}
+            self._broken: torch.Tensor | None = None  # of the newest step, for each row
 
         def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
             int32_tensor.zero_()
 
         def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
             self._rows = []
+            self._row_of = {}
+            self._broken = None
             for one in requests_with_new_token:
                 state = one.state
                 row = draws.get(state.request_id) or Draw.begin(SamplingParams(), [])  # it was just cancelled
@@ -157,6 +204,7 @@ def processors(draws: dict[str, Draw], eos_token_ids: tuple[int, ...]) -> Any:
                 if len(newest) < length - row.length:  # it lost its memory, and reads again what it had said
                     newest = state.initial_tokens + newest
                 row.follow(newest, length)
+                self._row_of[state.request_id] = len(self._rows)
                 self._rows.append(row)
             return torch.zeros(len(self._rows), dtype=torch.int32)
 
@@ -164,12 +212,30 @@ def processors(draws: dict[str, Draw], eos_token_ids: tuple[int, ...]) -> Any:
             # Rows behind these belong to prompts that are read only in part yet, and are not looked at.
             drawn = scores[: len(self._rows)]
             if self._rows:
-                tokens = draw(drawn, self._rows, eos_token_ids)
+                tokens, self._broken = draw_and_check(drawn, self._rows, eos_token_ids)
                 drawn.fill_(_NEVER).scatter_(1, tokens.unsqueeze(-1), 0.0)
             return scores
 
+        def check(self, outputs: list[Any]) -> bool:
+            """Mark requests whose logits were no numbers; whether there are any.
+
+            A broken row draws an end, so this reads from the device only when an answer has ended; after every step
+            for a model without an end. The step's tokens have just been read: nothing is left to wait for.
+            """
+            if self._broken is None or not (
+                not eos_token_ids or any(one.is_finished() and one.error is None for one in outputs)
+            ):
+                return False
+            broken = self._broken.tolist()
+            for output in outputs:
+                row = self._row_of.get(output.request_id)
+                if row is not None and broken[row] and self._rows[row].valid_tokens is None:
+                    self._rows[row].valid_tokens = len(output.generated_tokens) - 1
+            return any(broken)
+
+    sampler = Sampler()
     made = ContinuousBatchingLogitsProcessorList(LogitsProcessorList())
-    made.logits_processor = LogitsProcessorList([Sampler()])
+    made.logits_processor = LogitsProcessorList([sampler])
     made.tensors_required = 1
     made.do_processing = True
-    return made
+    return made, sampler.check

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bot.inference.experts import experts_quantized
+from bot.inference.generation_config import read_token_ids
+from bot.inference.load_errors import MissingWeights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,7 +62,7 @@ class _Counted:
 
 
 def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> PreTrainedModel:
-    """The model in a folder, with all its weights.
+    """The model in a folder, with all its weights; of its generation config, token ids alone.
 
     Args:
         folder: a checkpoint.
@@ -68,10 +70,10 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
         saved_here: it is a copy of `quantized.py`'s.
 
     Raises:
-        ValueError: weights are not in its files: transformers would make them up, and the model talk nonsense.
+        MissingWeights: weights are not in its files: transformers would make them up, and the model talk nonsense.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
 
     options: dict[str, Any] = {}  # to transformers, None means that what is quantized cannot be read
     if quantize:
@@ -90,11 +92,16 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
             output_loading_info=True,
             local_files_only=True,
             trust_remote_code=False,
+            generation_config=GenerationConfig(**read_token_ids(folder)),
             **options,
         )
     model, told = read
     missing = sorted(told["missing_keys"])
     if missing:
-        raise ValueError(f"{len(missing)} weights are not in its files, such as {missing[0]}")
+        raise MissingWeights(f"{len(missing)} weights are not in its files, such as {missing[0]}")
+    for name in model.config._get_generation_parameters():
+        setattr(
+            model.config, name, None
+        )  # in configs of old checkpoints; `generate` refuses to work with them
     evaluating: PreTrainedModel = model.eval()
     return evaluating

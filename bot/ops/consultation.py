@@ -19,8 +19,9 @@ from bot.ops.examination import Examination
 from bot.ops.findings import Finding, Verdict, worst
 from bot.ops.fitting import Room
 from bot.ops.quotes import without_secrets
-from bot.replies.limits import packed, shortened
+from bot.replies.limits import packed, safe, shortened
 from bot.replies.model_list import PagesView
+from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.wait import Wait, just_wait
 
 PATIENCE_S = 180.0  # the models are looked at one after the other, and the Hub may be slow
@@ -114,7 +115,7 @@ def room_of(memory: Callable[[], MemoryReport]) -> Callable[[], Room | None]:
 def pages_of(findings: Sequence[Finding], secrets: Sequence[str] = ()) -> list[str]:
     """The findings as lines, on as few pages as they fit; a summary above the first."""
     lines = [_SUMMARIES[worst(findings)], *(_line(finding, secrets) for finding in findings)]
-    return ["\n".join(page) for page in packed(lines, most=len(lines))]
+    return [safe("\n".join(page), MESSAGE_LIMIT) for page in packed(lines, most=len(lines))]
 
 
 def _line(finding: Finding, secrets: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from bot.ops.queue_list import QueueView
 from bot.ops.reload import Reload
 from bot.ops.supervision import Supervision
 from bot.replies.explain import tell
-from bot.replies.limits import shortened
+from bot.replies.limits import safe
 from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.panel_buttons import PanelPress
 
@@ -115,7 +115,7 @@ class Operations:
         """
         await self._operators.require(interaction.user)
         await interaction.response.defer(ephemeral=True, thinking=True)
-        said = shortened(await self.reload(), MESSAGE_LIMIT)  # all of it is in the log too
+        said = safe(await self.reload(), MESSAGE_LIMIT)  # all of it is in the log too
         await interaction.edit_original_response(content=said, allowed_mentions=_NOBODY)
 
     async def show_panel(self, interaction: _Interaction) -> None:

@@ -15,6 +15,7 @@ from bot.replies.markdown import code_in
 _TOKEN = re.compile(
     r"(?P<escape>\\[^0-9A-Za-z\s])"
     r"|(?P<url>(?:https?|steam)://[^\s<]{2,})"
+    r"|(?P<number><\\@[!&]?\d+>)"  # what `harmless` makes of a mention
     r"|(?P<angle><[^ >\n]*\n?)"
     r"|(?P<emoji>:[^\s:]+(?=:))"
     r"|(?P<run>\*+|_+|~~+|\|\|+)"
@@ -85,7 +86,7 @@ class _Surroundings:
                     self._bracket(token[1], found.end() - 1, begins=False)
             elif kind == "url":
                 self._in_doubt |= bool((_MARKS if self._spans else _URL_MARKS).search(token))
-            else:
+            elif kind != "number":
                 self._in_doubt |= kind == "arms" or bool(_MARKS.search(token))
         self._in_doubt |= _is_in_address(self._message[begin:end])
 

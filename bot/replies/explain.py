@@ -11,9 +11,9 @@ import discord
 from discord import app_commands
 
 from bot.errors import BotError, Unexpected
-from bot.replies.limits import shortened
+from bot.replies.limits import safe
 from bot.replies.pages import MESSAGE_LIMIT
-from bot.replies.refusal import why_refused
+from bot.replies.refusal import blocks_words, why_refused
 from bot.replies.surface import TROUBLE, ChannelSurface, was_told_already
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ async def tell(interaction: discord.Interaction[Any], error: BaseException) -> N
     sentence = explained(error)
     if sentence is None:
         return
-    sentence = shortened(sentence, MESSAGE_LIMIT)
+    sentence = safe(sentence, MESSAGE_LIMIT)
     nobody = discord.AllowedMentions.none()
     try:
         if interaction.response.is_done():
@@ -40,7 +40,7 @@ async def tell_in_channel(surface: ChannelSurface, error: BaseException) -> None
     if (sentence := explained(error)) is None:
         return
     try:
-        await surface.show(0, shortened(sentence, MESSAGE_LIMIT), None)
+        await surface.show(0, safe(sentence, MESSAGE_LIMIT), None)
     except TROUBLE as failed:
         log.warning("could not tell a person what went wrong (%s)", type(failed).__name__)
 
@@ -59,6 +59,9 @@ def explained(error: BaseException) -> str | None:
         return (
             f"Discord did not take my answer: {why_refused(error)}. Ask a manager of this server to allow it."
         )
+    if isinstance(error, discord.HTTPException) and blocks_words(error):
+        log.info("Discord did not take an answer (%s %s)", error.status, error.code)
+        return f"Discord did not take my answer: {why_refused(error)}."
     if was_told_already(error):
         log.info("Discord had the answer already (%s)", error)
         return None

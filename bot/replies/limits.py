@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import discord
 
+from bot.replies.characters import without_hidden_characters
+from bot.replies.harmless import with_plain_links
 from bot.replies.pages import MESSAGE_LIMIT, units
 
 CHOICE_NAME_LIMIT = 100  # of a choice in autocomplete; of a value too
@@ -34,23 +36,36 @@ def shortened(text: str, limit: int) -> str:
     return text
 
 
+def safe(text: str, limit: int) -> str:
+    """Somebody's text as it may be shown, within `limit` units: nothing hidden, no masked link, no invitation, nobody
+    named by number. For a whole message, or a part of one without code around it."""
+    text = without_hidden_characters(text)
+    room = limit
+    while room > 0:
+        shown = with_plain_links(shortened(text, room))
+        if (excess := units(shown) - limit) <= 0:
+            return shown
+        room -= excess
+    return ""
+
+
 def one_line(text: str) -> str:
-    """The text without line breaks and runs of white space."""
-    return " ".join(text.split())
+    """The text without line breaks, runs of white space and hidden characters."""
+    return " ".join(without_hidden_characters(text).split())
 
 
 def fitted(card: discord.Embed) -> discord.Embed:
-    """The same card, with each part and the whole within Discord's limits."""
+    """The same card, with each part safe to show, and each part and the whole within Discord's limits."""
     if card.title is not None:
-        card.title = shortened(card.title, TITLE_LIMIT)
+        card.title = safe(card.title, TITLE_LIMIT)
     if card.description is not None:
-        card.description = shortened(card.description, DESCRIPTION_LIMIT)
+        card.description = safe(card.description, DESCRIPTION_LIMIT)
     if card.footer.text is not None:
-        card.set_footer(text=shortened(card.footer.text, FOOTER_LIMIT))
+        card.set_footer(text=safe(card.footer.text, FOOTER_LIMIT))
     while len(card.fields) > FIELDS_LIMIT:
         card.remove_field(FIELDS_LIMIT)
     for at, field in enumerate(card.fields):
-        name, value = shortened(field.name or "", TITLE_LIMIT), shortened(field.value or "", FIELD_LIMIT)
+        name, value = safe(field.name or "", TITLE_LIMIT), safe(field.value or "", FIELD_LIMIT)
         card.set_field_at(at, name=name, value=value, inline=bool(field.inline))
     while card.fields and _units_of(card) > CARD_LIMIT:
         card.remove_field(len(card.fields) - 1)

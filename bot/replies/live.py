@@ -21,7 +21,7 @@ from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
 from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
 from bot.replies.keep import NOTHING, Keep
-from bot.replies.refusal import is_gone, take_refusal
+from bot.replies.refusal import blocks_words, is_final, is_gone, take_refusal
 from bot.replies.shown import Shown
 from bot.replies.surface import TROUBLE, Surface
 from bot.replies.traffic import Claim, Traffic, Worth
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 READING_AFTER_S = 1.5
 _TICK_S = 10.0  # how often a wait that gets shorter is shown anew
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
+_RULES = "this server's rules"  # stopped an answer whose words AutoMod does not take
 _OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
 
 
@@ -94,6 +95,7 @@ class LiveReply:
         self._next_edit_s = 0.0
         self._last_sent_s: float | None = None
         self._failures = 0
+        self._is_refused = False
 
     def stop(self, name: str) -> None:
         """Stop the model because somebody of this name wants it; the reply then says so."""
@@ -123,7 +125,7 @@ class LiveReply:
                     await self._take_in(generation, wait_s, keep)
                 else:
                     await self._send(generation, keep)
-            self.end_shown = self._failures < _END_ATTEMPTS
+            self.end_shown = self._failures < _END_ATTEMPTS or self._is_refused
         except discord.HTTPException as error:
             if not is_gone(error):
                 raise
@@ -251,9 +253,14 @@ class LiveReply:
             if take_refusal(self.shown, error, page=step.page, is_new=is_new, has_file=step.file is not None):
                 code = getattr(error, "code", "")
                 log.info("message %d of reply %s is refused (%s)", step.page + 1, generation.id, code)
+                if blocks_words(error) or not (is_new and step.page):
+                    self._end_refused(generation, error)
                 return
             if isinstance(error, discord.HTTPException) and is_gone(error):
                 raise
+            if self.shown.finished is not None and is_final(error):
+                await self._give_up(step, error)
+                return
             self._failed(generation, error)
             return
         self._standing[step.page : step.page + 1] = [(step.content, step.buttons)]
@@ -263,6 +270,23 @@ class LiveReply:
             self._next_edit_s = _now_s() + self._interval_s
         if len(self._surface.message_ids) > known:
             await keep.begun(self._surface.message_ids)
+
+    def _end_refused(self, generation: Generation, error: Exception) -> None:
+        """Free the model: nobody can see what it goes on with."""
+        if generation.finished is None:
+            self._stopped_by = _RULES if blocks_words(error) else None
+            generation.cancel()
+        self._next_edit_s = _now_s() + self._interval_s  # the end is on its way, and is shown at once
+
+    async def _give_up(self, step: _Step, error: Exception) -> None:
+        """Discord takes neither the end nor a sentence in its place, and will not at the next start either."""
+        log.warning("the end of reply %s is refused (%s)", self._reply_id, getattr(error, "code", ""))
+        self._is_refused, self._failures = True, _END_ATTEMPTS
+        if step.page < len(self._surface.message_ids):
+            try:  # Stop, at least, goes away
+                await self._surface.show_buttons(step.page, view_of(step.buttons, self._reply_id))
+            except TROUBLE as failed:
+                log.info("and so are its buttons (%s)", type(failed).__name__)
 
     def _failed(self, generation: Generation, error: Exception) -> None:
         """Discord has a bad moment; the next request carries everything. Said in the log once for each such time."""

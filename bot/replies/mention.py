@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-import re
+from dataclasses import dataclass
 
 import discord
 
+from bot.replies.message_text import MessageText, text_of
 from bot.replies.surface import ChannelSurface
 
 _MEANT = (discord.MessageType.default, discord.MessageType.reply)
 
 
-def question_in(message: discord.Message, me: discord.abc.User) -> str | None:
-    """What somebody asks the bot in a message, empty if only its name is there; None if it is not meant for it.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What somebody asks the bot in a message.
+
+    Attributes:
+        text: what it says; empty if only the bot's name is there, or Discord does not show more.
+        by_role: only the bot's role is mentioned. Discord shows the words of messages that mention the bot itself.
+    """
+
+    text: MessageText
+    by_role: bool = False
+
+
+def question_in(message: discord.Message, me: discord.abc.User) -> Question | None:
+    """What somebody asks the bot in a message; None if it is not meant for it.
 
     Discord gives the bot the words of such messages only, unless it asks for more.
     """
     if message.author.bot or message.webhook_id is not None or message.type not in _MEANT:
         return None
-    if message.guild is not None and me not in message.mentions:
+    role = None if message.guild is None else message.guild.self_role
+    by_role = role is not None and any(one.id == role.id for one in message.role_mentions)
+    is_named = message.guild is None or me in message.mentions
+    if not (is_named or by_role):
         return None
-    return re.sub(rf"<@!?{me.id}>", "", message.content).strip()
+    own = (me.id,) if role is None else (me.id, role.id)
+    return Question(text_of(message, message.guild, without=own), by_role=not is_named)
 
 
 def may_answer(message: discord.Message) -> bool:
@@ -42,10 +60,20 @@ def _reference_to(message: discord.Message) -> discord.MessageReference | None:
     return message.to_reference(fail_if_not_exists=False)
 
 
-def quoted_in(message: discord.Message) -> str:
+def replied_to(message: discord.Message) -> int | None:
+    """The id of the message that this one replies to. A forwarded message is none."""
+    reference = message.reference
+    if reference is None or reference.type is discord.MessageReferenceType.forward:
+        return None
+    return reference.message_id
+
+
+def quoted_in(message: discord.Message) -> MessageText:
     """What the message that this one replies to says, as far as Discord shows it to the bot."""
-    replied_to = None if message.reference is None else message.reference.resolved
-    return replied_to.content if isinstance(replied_to, discord.Message) else ""
+    if replied_to(message) is None or message.reference is None:
+        return MessageText()
+    quoted = message.reference.resolved
+    return text_of(quoted, message.guild) if isinstance(quoted, discord.Message) else MessageText()
 
 
 def surface_for(message: discord.Message) -> ChannelSurface:

@@ -12,13 +12,14 @@ from bot import deadline
 from bot.chooser import Level, Standing
 from bot.inference.catalog import ModelSpec
 from bot.replies.explain import tell
-from bot.replies.limits import one_line, packed, shortened
+from bot.replies.limits import one_line, packed, safe
 from bot.replies.pages import MESSAGE_LIMIT
 from bot.replies.surface import TROUBLE
 
 PAGE_ENTRIES = 10
 LIST_TIMEOUT_S = 300.0
 _PLACE_LIMIT = 100
+_DESCRIPTION_LIMIT = 1_500
 _FOOT_ROOM = 40  # for "-# page 12 of 34"
 
 _NOBODY = discord.AllowedMentions.none()
@@ -46,8 +47,8 @@ def standing_text(standing: Standing) -> str:
 def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
     """The models on offer, some on each page."""
     entries = [
-        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · {one_line(spec.description)}\n"
-        f"-# {shortened(one_line(spec.shown_place), _PLACE_LIMIT)}"
+        f"{'▸' if spec.alias == current else '·'} **{spec.alias}** · "
+        f"{safe(one_line(spec.description), _DESCRIPTION_LIMIT)}\n-# {safe(one_line(spec.shown_place), _PLACE_LIMIT)}"
         for spec in offered
     ]
     pages = packed(entries, most=PAGE_ENTRIES, limit=MESSAGE_LIMIT - _FOOT_ROOM)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import regex
 
-from bot.replies.harmless import GROWS, GROWS_LONGEST, GROWTH, with_plain_links
+from bot.replies.harmless import GROWS, GROWS_LONGEST, growth, with_plain_links
 from bot.replies.markdown import FENCE, NOTHING, Open, Reader, code_in, read
 
 MESSAGE_LIMIT = 2_000  # UTF-16 units of content, Discord API v10
@@ -206,7 +206,7 @@ class PageSplitter:
             self._weight += self._blank + units(words[begin:])
             for found in GROWS.finditer(self._tail + words):
                 if found.end() > len(self._tail):
-                    self._weight += GROWTH[found[0]]
+                    self._weight += growth(found[0])
             self._blank = units(text[len(words) :])
         self._tail = (self._tail + text[-GROWS_LONGEST:])[1 - GROWS_LONGEST :]
 
@@ -299,7 +299,7 @@ class PageSplitter:
         self.steps += len(window)
         weights = [1] * len(window) if window.isascii() else [1 + (one > "\uffff") for one in window]
         for found in GROWS.finditer(window):
-            weights[found.end() - 1] += GROWTH[found[0]]
+            weights[found.end() - 1] += growth(found[0])
         sizes = list(accumulate(weights, initial=0))
         fitting = bisect_right(sizes, self._room) - 1
         if fitting == len(window) or _NO_BLANK.search(text, lead + fitting) is None:

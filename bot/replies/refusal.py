@@ -17,6 +17,8 @@ _TOO_MANY_FOLLOW_UPS = (40094,)
 _SLOW_MODE = (20016, 20028)
 _CLOSED_THREAD = (50083, 160005)
 _BLOCKED_WORDS = (200000, 200001, 240000)
+# Slow mode, too many edits of an old message, a busy service: the same request may be taken later.
+_FOR_NOW = (20016, 20028, 20029, 30046, 40062)
 
 
 def is_gone(error: discord.HTTPException) -> bool:
@@ -31,6 +33,16 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, discord.HTTPException) and 400 <= error.status < 500 and error.status != 429
 
 
+def is_final(error: BaseException) -> bool:
+    """Whether the refusal of an edit is for good: Discord takes neither these words nor more of them."""
+    return isinstance(error, discord.HTTPException) and is_refusal(error) and error.code not in _FOR_NOW
+
+
+def blocks_words(error: BaseException) -> bool:
+    """Whether a server's AutoMod or Discord's own filter does not let the words pass."""
+    return isinstance(error, discord.HTTPException) and error.code in _BLOCKED_WORDS
+
+
 def why_refused(error: discord.HTTPException, *, has_file: bool = False) -> str:
     """The reason in a few words for people, without Discord's text, which can quote what somebody wrote."""
     reasons = (
@@ -39,7 +51,7 @@ def why_refused(error: discord.HTTPException, *, has_file: bool = False) -> str:
         (_TOO_MANY_FOLLOW_UPS, "Discord allows no more messages where you brought the bot yourself"),
         (_SLOW_MODE, "slow mode is on here"),
         (_CLOSED_THREAD, "this thread is closed"),
-        (_BLOCKED_WORDS, "AutoMod or Discord blocks its words"),
+        (_BLOCKED_WORDS, "this server's rules (AutoMod) or Discord's filter do not take its words"),
     )
     for codes, reason in reasons:
         if error.code in codes:
@@ -52,8 +64,8 @@ def why_refused(error: discord.HTTPException, *, has_file: bool = False) -> str:
 def take_refusal(shown: Shown, error: Exception, *, page: int, is_new: bool, has_file: bool) -> bool:
     """Adapt what is shown to a request that Discord will never take; whether there is something else to show now.
 
-    A refused further message has the one before it carry the end. Refused words of the final state make way for a
-    sentence.
+    A refused further message has the one before it carry the end. Other refused words make way for a sentence; an
+    answer that still grows is then over, for whatever it goes on with stands behind the words that were refused.
     """
     if not isinstance(error, discord.HTTPException) or not is_refusal(error):
         return False
@@ -61,6 +73,6 @@ def take_refusal(shown: Shown, error: Exception, *, page: int, is_new: bool, has
     if is_new and page > 0:
         shown.refuse_pages(page, why)
         return True
-    if shown.finished is None or is_gone(error):
+    if is_gone(error) or not is_final(error):
         return False
     return shown.refuse_words(page, why)

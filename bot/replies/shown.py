@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from bot.inference.engine import Event, Finished, FinishReason, Loading, Queued, TextDelta
 from bot.replies.characters import CharacterFilter, without_hidden_characters
+from bot.replies.dialect import DialectFilter, under, with_ending_quote
 from bot.replies.pages import MESSAGE_LIMIT, PageSplitter, split_pages, units
 from bot.replies.status import (
     READING,
@@ -15,6 +16,7 @@ from bot.replies.status import (
     loading_line,
     queued_line,
     rest_refused_line,
+    unread_line,
     words_refused_text,
 )
 from bot.replies.think import ThinkFilter
@@ -40,17 +42,20 @@ class Shown:
         finished: how it ended, once it has.
         due: whether there is news.
         has_words: whether there is something of the answer to see.
+        unread: what came with the question and cannot be read; the end says so.
     """
 
     finished: Finished | None = None
     due: bool = False
     has_words: bool = False
+    unread: tuple[str, ...] = ()
     _written: list[str] = field(default_factory=list)
     _unread: list[str] = field(default_factory=list)
     _status: str = ""
     _told: tuple[Queued | Loading, float] | None = None  # the wait, and when it was told
     _characters: CharacterFilter = field(default_factory=CharacterFilter)
     _think: ThinkFilter = field(default_factory=ThinkFilter)
+    _dialect: DialectFilter = field(default_factory=DialectFilter)
     _splitter: PageSplitter = field(default_factory=lambda: PageSplitter(most=PAGES_SHOWN))
     _most_pages: int | None = None  # Discord refuses a further message
     _why_refused: str = ""
@@ -59,12 +64,15 @@ class Shown:
     @classmethod
     def going_on(cls, said: str) -> Shown:
         """For an answer that goes on from where an earlier one was cut: in the same thought, or code block."""
-        think = ThinkFilter()
-        think.feed(without_hidden_characters(said))
+        think, dialect = ThinkFilter(), DialectFilter()
+        dialect.feed(think.feed(without_hidden_characters(said)))
         if not think.thinking:
-            think.flush()
+            dialect.feed(think.flush())
+        dialect.go_on()
         think.forget_thoughts()
-        return cls(_think=think, _splitter=PageSplitter(before=think.open, most=PAGES_SHOWN))
+        return cls(
+            _think=think, _dialect=dialect, _splitter=PageSplitter(before=think.open, most=PAGES_SHOWN)
+        )
 
     def apply(self, event: Event, now_s: float = 0.0) -> None:
         """Take in an event that came at this time."""
@@ -81,8 +89,9 @@ class Shown:
                     self._read()
             case Finished():
                 self._read()
-                self._splitter.feed(self._think.feed(self._characters.flush()))
-                self._splitter.feed(self._think.flush())
+                self._show(self._think.feed(self._characters.flush()))
+                self._show(self._think.flush())
+                self._splitter.feed(self._dialect.flush())
                 self.has_words = self._has_words()
                 self.finished = event
         self.due = True
@@ -123,10 +132,13 @@ class Shown:
 
     def _read(self) -> None:
         """Take in what has come since the last time."""
-        self._splitter.feed(self._think.feed(self._characters.feed("".join(self._unread))))
+        self._show(self._think.feed(self._characters.feed("".join(self._unread))))
         self._unread = []
         self.has_words = self.has_words or self._has_words()
         self._status = THINKING if self._think.thinking else "" if self.has_words else self._status
+
+    def _show(self, text: str) -> None:
+        self._splitter.feed(self._dialect.feed(text))
 
     def _has_words(self) -> bool:
         return self.has_words or self._splitter.contents != [""]
@@ -174,16 +186,17 @@ class Shown:
             note = rest_refused_line(self._why_refused)
         elif beyond:
             note = REST_FOLLOWS
-        return Contents(_with_note(pages, note, self._most_pages))
+        return Contents(_with_note(self._without_refused(pages), note, self._most_pages))
 
     def end(
         self, finished: Finished, alias: str, stopped_by: str | None = None, reference: str = ""
     ) -> Contents:
         """What to show for good; for the last two see `ending_lines`."""
         notes = ending_lines(finished, alias, stopped_by, reference)
+        if self.unread:
+            notes = f"{unread_line(self.unread)}\n{notes}"
         contents = list(self._splitter.contents) if self.has_words else [self._nothing(finished)]
-        for page, why in self._refused_words.items():
-            contents[page : page + 1] = [words_refused_text(why)]
+        contents = self._without_refused(contents)
         beyond = self._splitter.has_beyond
         if self._most_pages is not None:
             if beyond or len(_with_note(contents, notes)) > self._most_pages:
@@ -191,6 +204,12 @@ class Shown:
         elif beyond:
             return Contents([*contents, notes], self._splitter.beyond)
         return Contents(_with_note(contents, notes, self._most_pages))
+
+    def _without_refused(self, pages: list[str]) -> list[str]:
+        pages = list(pages)
+        for page, why in self._refused_words.items():
+            pages[page : page + 1] = [words_refused_text(why)]
+        return pages
 
     def _nothing(self, finished: Finished) -> str:
         if finished.reason not in (FinishReason.STOP, FinishReason.LENGTH):
@@ -204,10 +223,11 @@ def _with_note(pages: list[str], note: str, most: int | None = None) -> list[str
     Where no more than `most` messages can be had, the last of them is cut to make room.
     """
     *others, last = pages[:most]
-    together = f"{last}\n{note}".strip("\n")
+    together = under(last, note).strip("\n")
     if units(together) <= MESSAGE_LIMIT:
         return [*others, together]
     if most is None or len(others) + 1 < most:
         return [*others, last, note]
     room = MESSAGE_LIMIT - units(note) - 1
+    last = with_ending_quote(last)
     return [*others, f"{split_pages(last, room)[0].content}\n{note}"]

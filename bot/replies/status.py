@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bot.errors import GenerationTimeout, QueueTimeout
 from bot.inference.engine import Finished, FinishReason, Loading
-from bot.replies.limits import shortened
+from bot.replies.dialect import under
+from bot.replies.limits import safe
+from bot.replies.pages import MESSAGE_LIMIT, units
 
 THINKING = "-# 💭 thinking…"
 REST_FOLLOWS = "-# 📄 the rest comes as a file"
@@ -51,6 +55,19 @@ def rest_refused_line(why: str, *, in_details: bool = False) -> str:
     return f"{_REST_REFUSED}: {why}{where}"
 
 
+def enumerated(names: Sequence[str], most: int = 5) -> str:
+    """Names for people: "a, b and c"; of very many only the first."""
+    shown = list(names[:most])
+    if (more := len(names) - len(shown)) > 0:
+        shown.append(f"{more} more")
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def unread_line(names: Sequence[str]) -> str:
+    """What stands under an answer to a message that brought something which cannot be read."""
+    return f"-# 📎 I cannot read {enumerated(names)} here"
+
+
 def words_refused_text(why: str) -> str:
     """What stands in the place of words that Discord refuses."""
     return f"*(This part of the answer cannot be shown: {why}.)*"
@@ -60,7 +77,9 @@ def interrupted_text(content: str, model: str) -> str:
     """What a message says for good that a crash interrupted: its words, without what was being done, and that."""
     *before, last = content.split("\n")
     words = "\n".join(before) if last.startswith(_DOING) else content
-    return f"{words}\n{_INTERRUPTED} by a restart · {model}".strip()
+    note = f"{_INTERRUPTED} by a restart · {model}"
+    together = under(words, note).strip()
+    return together if units(together) <= MESSAGE_LIMIT else f"{words}\n{note}".strip()
 
 
 def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, reference: str = "") -> str:
@@ -92,5 +111,5 @@ def ending_lines(finished: Finished, model: str, stopped_by: str | None = None, 
                 parts.append(f"reference {reference}")
     lines = [f"-# {' · '.join(parts)}"]
     if finished.error is not None:
-        lines.insert(0, f"⚠️ {shortened(finished.error.for_people, _ERROR_LIMIT)}")
+        lines.insert(0, f"⚠️ {safe(finished.error.for_people, _ERROR_LIMIT)}")
     return "\n".join(lines)

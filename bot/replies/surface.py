@@ -59,6 +59,15 @@ class Surface(Protocol):
         """
         ...
 
+    async def show_buttons(self, page: int, view: discord.ui.View | None) -> None:
+        """Put other buttons under a page that stands there, whatever it says.
+
+        Raises:
+            discord.HTTPException: Discord refused.
+            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
+        """
+        ...
+
 
 async def acknowledge(interaction: discord.Interaction[Any]) -> int | None:
     """Tell Discord within its 3 s that an answer is coming; people see "thinking…". The message's id, where told.
@@ -171,12 +180,7 @@ class ChannelSurface:
             self.message_ids.append(sent.id)
 
     async def show_buttons(self, page: int, view: discord.ui.View | None) -> None:
-        """Put other buttons under a page that stands there, whatever it says.
-
-        Raises:
-            discord.HTTPException: Discord refused.
-            TimeoutError: it took longer than `CALL_TIMEOUT_S`.
-        """
+        """See `Surface.show_buttons`."""
         async with asyncio.timeout(CALL_TIMEOUT_S):
             message = self.channel.get_partial_message(self.message_ids[page])
             await message.edit(view=view, allowed_mentions=_NOBODY)
@@ -238,6 +242,15 @@ class InteractionSurface:
         assert own is not None  # noqa: S101  there is a channel
         await own.show(page, content, view, file)
         self.message_ids = own.message_ids
+
+    async def show_buttons(self, page: int, view: discord.ui.View | None) -> None:
+        """See `Surface.show_buttons`."""
+        if (own := self._handed_over()) is not None:
+            await own.show_buttons(page, view)
+            return
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            followup, message_id = self._interaction.followup, self.message_ids[page]
+            await followup.edit_message(message_id, view=view, allowed_mentions=_NOBODY)
 
     def _handed_over(self) -> ChannelSurface | None:
         """The same messages under the bot's own token, once the interaction's is about to end."""

@@ -31,6 +31,8 @@ class KeptReply:
         numbers: what was counted and timed, as JSON.
         message_ids: by page.
         end_shown: whether people see how it ended.
+        tokens: the ids of what the model wrote, as JSON, where it can go on from them: `vocabulary` is what they are
+            from, `ids` begin with those of the earlier part that this one goes on from, and `said` is their number.
     """
 
     id: str
@@ -44,6 +46,7 @@ class KeptReply:
     numbers: dict[str, Any] = field(default_factory=dict)
     message_ids: tuple[int, ...] = ()
     end_shown: bool = False
+    tokens: dict[str, Any] | None = None
 
 
 class Replies:
@@ -113,5 +116,5 @@ class Replies:
 
 
 _FORGOTTEN_AT_A_TIME = 200
-_OF_THE_END = ("answer", "reason", "numbers", "end_shown")
-_COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", "request", *_OF_THE_END)
+_OF_THE_END = ("request", "answer", "reason", "numbers", "end_shown", "tokens")
+_COLUMNS = ("id", "asker_id", "channel_id", "server_id", "alias", *_OF_THE_END)

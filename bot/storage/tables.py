@@ -40,7 +40,7 @@ offered_models = Table(
 )
 
 # What was asked and answered, for the buttons under a reply. `reason` is empty while the model is at it; `end_shown` is
-# false until people see how it ended.
+# false until people see how it ended. `tokens` are the ids of an answer that can go on, with their vocabulary.
 replies = Table(
     "replies",
     metadata,
@@ -55,6 +55,7 @@ replies = Table(
     Column("numbers", JSON, nullable=False),
     Column("begun_at", DateTime, nullable=False),
     Column("end_shown", Boolean, nullable=False),
+    Column("tokens", JSON(none_as_null=True)),
     Index("replies_by_age", "begun_at"),
 )
 

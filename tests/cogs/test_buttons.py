@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bot.archive import _kept_message, conversation, messages_for
+from bot.archive import _kept_message, conversation, messages_for, messages_of, messages_to_go_on, words_of
 from bot.chat.messages import Role
 from bot.chat.prompt import within_history
 from bot.client import PunchlineBot
@@ -400,3 +401,39 @@ def test_a_conversation_that_was_shortened_gives_nobody_the_words_of_an_older_ro
     short = within_history(asyncio.run(conversation(old, "and now?")), 2_048)
     new = KeptReply("cd", 2, 1, 1, "smol", {"messages": [_kept_message(one, 2) for one in short]})
     assert [one["content"] for one in messages_for(new, 2)] == [None, "and now?"]
+
+
+KEPT = KeptReply("ab12", 1, 2, 3, "gemma", {"messages": [{"role": "user", "content": "Why?"}]})
+IDS = {"vocabulary": "ab", "ids": [1, 2, 3], "said": 0}
+
+
+def going_on(said: str, **values: Any) -> KeptReply:
+    """A reply that went on from `said`."""
+    messages = [*KEPT.request["messages"], {"role": "assistant", "content": said}]
+    return replace(KEPT, request={"messages": messages}, **values)
+
+
+@pytest.mark.parametrize(
+    ("kept", "ids"),
+    [
+        (replace(KEPT, answer="Be"), None),
+        (replace(KEPT, answer="Be", tokens=IDS), (1, 2, 3)),
+        (going_on("Be", answer="cause", tokens={**IDS, "said": 2}), (1, 2, 3)),
+        (going_on("Be", answer="", tokens={**IDS, "said": 3}), (1, 2, 3)),
+        (going_on("Be", answer="", tokens={**IDS, "said": 2}), (1, 2, 3)),  # half a character
+        (going_on("Be", answer="cause", tokens={**IDS, "said": 3}), None),  # an engine without ids went on
+        (going_on("Be", answer="cause"), None),
+    ],
+)
+def test_an_answer_goes_on_from_its_ids_only_where_they_are_those_of_all_its_words(
+    kept: KeptReply, ids: tuple[int, ...] | None
+) -> None:
+    last = messages_to_go_on(kept)[-1]
+    assert last.content == words_of(kept)
+    assert (None if last.tokens is None else last.tokens.ids) == ids
+
+
+def test_an_answer_that_went_on_is_had_again_from_the_ids_before_it() -> None:
+    last = messages_of(going_on("Be", answer="cause", tokens={**IDS, "said": 2}))[-1]
+    assert last.tokens is not None
+    assert (last.content, last.tokens.ids) == ("Be", (1, 2))

@@ -61,7 +61,7 @@ async def test_a_refused_file_leaves_the_end_under_the_last_message_and_details_
         (413, 40005, "it is too large for this place"),
         (400, 160005, "this thread is closed"),
         (400, 20016, "slow mode is on here"),
-        (400, 200000, "AutoMod or Discord blocks its words"),
+        (400, 200000, "this server's rules (AutoMod) or Discord's filter do not take its words"),
         (400, 99999, "Discord refused it (400 99999)"),
     ],
 )
@@ -159,7 +159,8 @@ async def test_words_that_automod_blocks_make_way_for_a_sentence_with_the_end(tm
         gate.set()
         await world.until(lambda: has_end(answers(world)[0]))
         assert answers(world)[0].content.startswith(
-            "*(This part of the answer cannot be shown: AutoMod or Discord blocks its words.)*\n-# smol"
+            "*(This part of the answer cannot be shown: "
+            "this server's rules (AutoMod) or Discord's filter do not take its words.)*\n-# smol"
         )
         assert await world.bot.services.archive.unfinished() == []
 
@@ -203,3 +204,120 @@ async def test_an_answer_to_a_press_that_discord_forbids_is_told(tmp_path: Path)
         result = await world.alice.click(answers(world)[0], label="Details")
         assert result.response is not None
         assert "Discord did not take my answer" in result.response.content
+
+
+@pytest.mark.parametrize("way", ["command", "mention"])
+@pytest.mark.parametrize("code", [200000, 200001, 240000, 50035, 50109])
+async def test_words_that_are_refused_while_they_grow_end_the_answer_and_free_the_model(
+    tmp_path: Path, way: str, code: int
+) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    engine = ScriptedEngine(script=("Once", gate.wait, " cursed", forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        await asked(world, way)
+        await world.until(lambda: len(answers(world)) == 1)
+        path = "/webhooks/*" if way == "command" else "/channels/*/messages/*"
+        world.env.inject_error("PATCH", path, status=400, code=code)
+        before = len(world.edits)
+        gate.set()
+        await world.until(lambda: has_sentence(answers(world)[0]))
+        assert engine.stopped == 1
+        assert world.queue.running == 0
+        assert ("stopped by this server's rules" in answers(world)[0].content) == (code >= 200000)
+        await world.pass_time(10)
+        assert len(world.edits) <= before + 2  # the refused one, and the end
+        assert await world.bot.services.archive.unfinished() == []
+
+
+@pytest.mark.parametrize("way", ["command", "mention"])
+async def test_a_first_message_that_is_refused_makes_way_for_a_sentence(tmp_path: Path, way: str) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    engine = ScriptedEngine(script=(gate.wait, "Cursed", forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        if way == "command":
+            world.env.inject_error("PATCH", "/webhooks/*", status=400, code=200000)
+        else:
+            world.env.inject_error("POST", "/channels/*/messages", status=400, code=200000)
+        gate.set()
+        await asked(world, way)
+        await world.until(lambda: bool(answers(world)) and has_sentence(answers(world)[0]))
+        assert len(answers(world)) == 1
+        assert engine.stopped == 1
+        assert world.queue.running == 0
+
+
+async def test_a_further_message_that_automod_blocks_frees_the_model(tmp_path: Path) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    engine = ScriptedEngine(script=("Once ", gate.wait, *LONG, forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        await asked(world, "command")
+        await world.until(lambda: len(answers(world)) == 1)
+        world.env.inject_error("POST", "/webhooks/*", status=400, code=200000, times=None)
+        gate.set()
+        await world.until(lambda: "Details" in labels(answers(world)[0]))
+        assert "could not be posted: this server's rules" in answers(world)[0].content
+        assert engine.stopped == 1
+
+
+async def test_where_every_edit_is_refused_stop_goes_and_the_next_start_does_not_try_again(
+    tmp_path: Path,
+) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    engine = ScriptedEngine(script=("Once", gate.wait, " cursed", forever.wait))
+    async with open_world(engine, tmp_path) as world:
+        await asked(world, "command")
+        await world.until(lambda: len(answers(world)) == 1)
+        world.env.inject_error("PATCH", "/webhooks/*", status=400, code=200000, times=2)
+        gate.set()
+        await world.until(lambda: not world.bot.services.answers.under_way)
+        assert answers(world)[0].content == "Once"
+        assert "Stop" not in labels(answers(world)[0])
+        assert engine.stopped == 1
+        assert await world.bot.services.archive.unfinished() == []
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_after_a_crash_words_that_are_refused_get_their_buttons_and_are_not_tried_again(
+    tmp_path: Path, ended: bool
+) -> None:
+    gate, forever = asyncio.Event(), asyncio.Event()
+    script = ("Once", gate.wait, " upon") if ended else ("Once", forever.wait)
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await asked(world, "command")
+        await world.until(lambda: bool(answers(world)) and "Once" in answers(world)[0].content)
+        if ended:
+            world.env.inject_error("PATCH", "/webhooks/*", status=500, times=None)
+            gate.set()
+            await world.until(lambda: world.queue.running == 0 and not world.bot.services.answers.under_way)
+        world.env.inject_error(
+            "PATCH", "/channels/*/messages/*", status=400, code=200000, times=2 if ended else 1
+        )
+        await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path))
+        await world.until(lambda: "Retry" in labels(answers(world)[0]))
+        assert await world.bot.services.archive.unfinished() == []
+
+
+async def test_an_answer_to_a_press_that_automod_blocks_is_told(tmp_path: Path) -> None:
+    async with open_world(ScriptedEngine(script=("<think>Hm.</think>Ha.",)), tmp_path) as world:
+        await world.alice.slash(world.channel, "joke")
+        await world.until(lambda: world.ended)
+        world.env.inject_error("POST", "/interactions/*/callback", status=400, code=200000)
+        result = await world.alice.click(answers(world)[0], label="Thinking")
+        assert result.response is not None
+        assert "this server's rules" in result.response.content
+
+
+async def asked(world: World, way: str) -> None:
+    assert world.bot.user is not None
+    if way == "command":
+        await world.alice.slash(world.channel, "joke")
+    else:
+        await world.alice.send(world.channel, f"{world.bot.user.mention} say something")
+
+
+def has_sentence(message: discord.Message) -> bool:
+    return (
+        message.content.startswith("*(This part of the answer cannot be shown")
+        and "Details" in labels(message)
+        and "Stop" not in labels(message)
+    )

@@ -169,7 +169,10 @@ def test_a_checkpoint_that_lacks_an_expert_is_refused_with_a_sentence(
     folder: Path, tmp_path: Path, quantization: str, lacking: list[str]
 ) -> None:
     broken = without(folder, tmp_path / "broken", *lacking)
-    with pytest.raises(ModelUnavailable, match="mixtral cannot be loaded: its files are missing, broken"):
+    said = (
+        r"mixtral cannot be loaded: (its files are missing|its weights are not whole|\d+ weights are not in)"
+    )
+    with pytest.raises(ModelUnavailable, match=said):
         load(broken, quantization)
 
 

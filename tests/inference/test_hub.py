@@ -183,6 +183,38 @@ def test_a_config_that_another_program_looked_at_is_not_taken_for_a_model(hub: H
     assert fetched(SPEC) is None
 
 
+OTHER_TOKENIZERS = [
+    ("tokenizer.model",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("sentencepiece.bpe.model",),
+    ("tekken.json",),
+    ("tiktoken.model",),
+]
+
+
+@pytest.mark.parametrize("names", OTHER_TOKENIZERS, ids=" and ".join)
+def test_a_model_with_other_tokenizer_files_is_fetched_whole_and_known_without_the_hub(
+    hub: Hub, names: tuple[str, ...]
+) -> None:
+    hub.files = {path: held for path, held in hub.files.items() if path != "tokenizer.json"}
+    hub.files |= dict.fromkeys(names, b"words")
+    folder = fetch(SPEC, None, not_reported)
+    assert set(names) <= set(names_in(folder))
+    hub.requests.clear()
+    assert fetched(SPEC) == folder
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("names", [(), ("vocab.json",), ("merges.txt",), ("tokenizer_config.json",)])
+def test_a_model_with_half_a_tokenizer_is_not_taken_for_whole(hub: Hub, names: tuple[str, ...]) -> None:
+    hub.files = {path: held for path, held in hub.files.items() if path != "tokenizer.json"}
+    hub.files |= dict.fromkeys(names, b"words")
+    fetch(SPEC, None, not_reported)
+    assert fetched(SPEC) is None
+
+
 @pytest.mark.parametrize("token", ["hf_secret", None])
 def test_the_token_is_sent_if_there_is_one_and_nothing_is_sent_if_there_is_none(
     hub: Hub, token: str | None, monkeypatch: pytest.MonkeyPatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bot.inference.generation import Generation
 from bot.inference.loader import LoadedModel
 from bot.inference.local import LocalEngine
 from bot.inference.prompt_ids import EncodingStopped, prompt_ids
+from bot.inference.prompting import renderer
 from bot.inference.queue import InferenceQueue
 from tests.inference import tiny
 from tests.inference.checkpoints import save_checkpoint
@@ -56,11 +58,7 @@ def counting(template: str | None = tiny.CHATML, context_tokens: int = CONTEXT_T
     spec = ModelSpec(alias="tiny", source="embedded", context_tokens=context_tokens, description="a model")
     traits = None
     if template is not None:
-        traits = chat_template.probe(
-            lambda messages: str(
-                tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            )
-        )
+        traits = chat_template.probe(renderer(tokenizer))
     none: Any = None
     loaded = Counting(spec, tokenizer, none, traits, (2,), context_tokens)
     object.__setattr__(loaded, "encoded", [])
@@ -133,7 +131,7 @@ def test_nothing_more_is_encoded_once_it_is_stopped() -> None:
             stopped.set()  # while it is at the first
             return encode(messages)
 
-    stopping = Stopping(*(getattr(loaded, name) for name in LoadedModel.__slots__))
+    stopping = Stopping(*(getattr(loaded, one.name) for one in fields(LoadedModel) if one.init))
     object.__setattr__(stopping, "encoded", loaded.encoded)
     with pytest.raises(EncodingStopped):
         prompt_ids(stopping, asked(chain(*[300] * 20), stopping), stopped)

@@ -6,8 +6,10 @@ Written from docs/discord-markdown.md and apart from the bot's own reader, which
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def link(text: str, where: Where) -> Found | None:
         return None
     target = re.sub(r"\\([^0-9A-Za-z\s])", r"\1", found[2])
     if not re.match(r"[a-z][a-z0-9+.-]*:", target, re.I):
-        return found.end(), [Node("text", found[0])]
+        return found.end(), [Node("no link", found[0])]
     return found.end(), [Node("link", "", target, inside(found[1], where))]
 
 
@@ -192,3 +194,66 @@ def backticks(message: str) -> Backticks:
             found = (escape.end(), []) if escape else inline_code(message, where)
         message = message[1 if found is None else found[0] :]
     return result
+
+
+GAP = "\0"  # stands for what is no letter of the message, so that nothing reads across it
+
+
+def raw(nodes: tuple[Node, ...]) -> Iterator[tuple[str, str]]:
+    """What is left of a message without its code: ("text" or "address", words), one after the other."""
+    for node in nodes:
+        if node.kind in ("block", "code", "escape"):
+            yield "text", GAP
+        elif node.kind == "address":
+            yield "address", node.words
+        elif node.kind == "link":
+            yield from (("text", GAP), ("address", node.target), ("text", GAP))
+        elif node.kind == "no link":
+            yield "text", re.sub(r"<[^: >]+:/[^ >]+>", GAP, node.words)
+        elif node.parts:
+            yield "text", GAP
+            yield from raw(node.parts)
+            yield "text", GAP
+        else:
+            yield "text", node.words
+
+
+def host_of(address: str) -> str:
+    """Where a browser goes for an address: its host, as the browser would write it."""
+    authority = re.split(r"[/\\?#]", re.sub(r"(?i)^https?:[/\\]+", "", address), maxsplit=1)[0]
+    host = unquote(authority.split("@")[-1])
+    for dot in "\u3002\uff0e\uff61":
+        host = host.replace(dot, ".")
+    host = re.sub(r":\d*$", "", unicodedata.normalize("NFKC", host).lower().replace("\u00ad", ""))
+    return host.rstrip(".")
+
+
+def invitations(message: str) -> list[str]:
+    """What unfolds into a card, or may, since it leads to Discord: but for what is in angle brackets."""
+    bare = (
+        r"(?i)(?:^|[^\w.\-/])"
+        r"((?:(?:www|ptb|canary)\.)?(?:discord\.gg|discord(?:app)?\.com[/\\]+invite)[/\\]+\w)"
+    )
+    # Whether capitals in a scheme make a link is not known: they count as one.
+    with_scheme = r"(?i)https?://[^\s<\0]+"
+    parts = raw(tuple(parse(message)))
+    words = "".join(GAP if kind == "address" and part.startswith("<") else part for kind, part in parts)
+    addresses = re.findall(with_scheme, words)
+    found = re.findall(bare, re.sub(with_scheme, GAP, words))
+    for address in addresses:
+        for begin in re.finditer(r"(?i)https?://", address):
+            host = host_of(address[begin.start() :])
+            if host.split(".")[-2:] in (["discord", "gg"], ["discord", "com"], ["discordapp", "com"]):
+                found.append(address)
+    return found
+
+
+def mentions(message: str) -> list[str]:
+    """The people and roles that a message shows by name because it has their numbers."""
+    words = "".join(part if kind == "text" else GAP for kind, part in raw(tuple(parse(message))))
+    return re.findall(r"<@[!&]?\d+>", words)
+
+
+def live(message: str) -> list[object]:
+    """All of a message that deceives, unfolds or names somebody."""
+    return [*masked_links(message), *invitations(message), *mentions(message)]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot.replies.harmless import with_plain_links
-from bot.replies.pages import split_pages
-from tests.replies.discord_markdown import masked_links
+from bot.replies.harmless import GROWS, growth, with_plain_links
+from bot.replies.pages import split_pages, units
+from tests.replies.discord_markdown import invitations, live, masked_links, mentions
 
 CASES = int(os.environ.get("PROPERTY_CASES", "2000"))  # continuous integration: 20,000
 
@@ -90,6 +90,93 @@ def test_where_a_page_begins_in_code_its_links_are_judged_as_its_own() -> None:
     assert all(LINK in page for page in pages[:-1])  # it is left as it is where it is code
 
 
+INVITATIONS = [
+    "https://discord.gg/abc",
+    "http://discord.com/invite/abc",
+    "HTTPS://DISCORD.GG/abc",
+    "https://Discord.Com/Invite/abc",
+    "https://www.discord.gg/abc",
+    "https://ptb.discord.com/invite/abc",
+    "https://canary.discordapp.com/invite/abc",
+    "https://discord.gg/invite/abc",
+    "https://discord.gg:443/abc",
+    "https://discord.gg./abc",
+    "https://name:word@discord.gg/abc",
+    "https://a>@discord.gg/abc",
+    "https://%64iscord.gg/abc",
+    "https://discord%2Egg/abc",
+    "https://discord.gg/%61bc",
+    "https://ｄｉｓｃｏｒｄ.gg/abc",
+    "https://discord。gg/abc",
+    "https://𝐝iscord.gg/abc",
+    "https://discord.gg\\abc",
+    "https:///discord.gg/abc",
+    "https://discord.com/a/../invite/abc",
+    "https://discord.com/%69nvite/abc",
+    "https://example.org/?to=https://discord.gg/abc",
+    "<https://discord.gg/abc",
+    "discord.gg/abc",
+    "Discord.GG/abc",
+    "discord.gg\\abc",
+    "www.discord.gg/abc",
+    "discord.com/invite/abc",
+    "discordapp.com/invite/abc",
+    "ptb.discord.com/invite/abc",
+]
+
+
+@pytest.mark.parametrize("invitation", INVITATIONS)
+@pytest.mark.parametrize(
+    "around", ["{}", "Join ({}).", "**{}**", "||{}||, now", "_{}_", "> {}\n- {}", "[a]({})"]
+)
+def test_no_invitation_unfolds_into_a_card_however_it_is_written(invitation: str, around: str) -> None:
+    written = around.replace("{}", invitation)
+    shown = with_plain_links(written)
+    assert not live(shown)
+    assert with_plain_links(shown) == shown
+    assert not any(live(page.content) for page in split_pages(f"{'word ' * 9}{written}", 64))
+
+
+@pytest.mark.parametrize("invitation", INVITATIONS)
+def test_the_reader_that_judges_sees_the_invitation(invitation: str) -> None:
+    assert invitations(f"Join {invitation} now")
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ("discord.gg/abc.", "<https://discord.gg/abc>."),
+        ("**https://discord.gg/abc**", "**<https://discord.gg/abc>**"),
+        ("https://discord.gg/a,https://discord.gg/b", "<https://discord.gg/a>,<https://discord.gg/b>"),
+        ("https://discord.com/developers/docs", "<https://discord.com/developers/docs>"),
+        # No invitations.
+        ("discord.gg and discord.com/developers", "discord.gg and discord.com/developers"),
+        ("https://discord.gg.example/abc", "https://discord.gg.example/abc"),
+        ("https://mydiscord.gg/abc, mydiscord.gg/abc", "https://mydiscord.gg/abc, mydiscord.gg/abc"),
+        ("https://example.org/discord.gg/abc", "https://example.org/discord.gg/abc"),
+        ("https://dsc.gg/abc", "https://dsc.gg/abc"),
+        ("`discord.gg/abc`", "`discord.gg/abc`"),
+        ("```\nhttps://discord.gg/abc\n```", "```\nhttps://discord.gg/abc\n```"),
+    ],
+)
+def test_an_invitation_stays_a_line_and_other_links_stay_as_they_are(written: str, shown: str) -> None:
+    assert with_plain_links(written) == shown
+    assert not live(shown)
+
+
+@pytest.mark.parametrize(
+    "mention", ["<@1>", "<@!22>", "<@&333>", "a<@1>b", "https://a.example<@1>", "\\\\<@1>"]
+)
+def test_nobody_is_named_by_number(mention: str) -> None:
+    assert mentions(mention)
+    assert not mentions(with_plain_links(mention))
+    assert mention.count("@") == with_plain_links(mention).count("@")
+
+
+def test_a_mention_in_code_is_left_alone() -> None:
+    assert with_plain_links("<@1> is `<@1>`") == "<\\@1> is `<@1>`"
+
+
 PIECES = st.lists(
     st.sampled_from(
         [
@@ -112,6 +199,8 @@ PIECES = st.lists(
             ),
             *("`", "``", "```", "*", "**", "_", "__", "~~", "||"),
             *("# ", "> ", "- ", ">>> ", "-# "),
+            *("https://discord.gg/a", "discord.gg/a", "HTTPS://Discord.com", "/invite/a", "http://x@"),
+            *("<@1>", "<@&2>", "@", "discord.gg", ".", "/"),
         ]
     ),
     max_size=24,
@@ -122,15 +211,20 @@ PIECES = st.lists(
 @settings(max_examples=CASES, deadline=None)
 @given(PIECES)
 def test_whatever_marks_are_around_it_no_link_is_masked(text: str) -> None:
-    assert not masked_links(with_plain_links(text))
+    shown = with_plain_links(text)
+    assert not live(shown)
+    assert units(shown) <= units(text) + sum(growth(found[0]) for found in GROWS.finditer(text))
 
 
 @pytest.mark.timeout(600)
 @settings(max_examples=CASES // 4, deadline=None)
 @given(st.text(max_size=300) | PIECES)
 def test_whatever_is_written_no_masked_link_is_on_a_page(text: str) -> None:
-    pages = split_pages(f"{text}\n\n[x](https://evil.example) {text}", 200)
-    assert not any(masked_links(page.content) for page in pages)
+    text = f"{text}\n\n[x](https://evil.example) <@1> discord.gg/abc {text}"
+    pages = split_pages(text, 200)
+    assert not any(live(page.content) for page in pages)
+    assert "".join(page.source for page in pages) == text
+    assert all(units(page.content) <= 200 for page in pages)
 
 
 def test_a_page_with_many_links_still_fits() -> None:

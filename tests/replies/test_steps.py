@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bot
-from bot.inference.engine import TextDelta, Usage
+from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
 from bot.ops.quotes import without_quotes
 from bot.replies.harmless import with_plain_links
 from bot.replies.markdown import Reader, code_in
@@ -56,6 +56,19 @@ WORST = {
     "a quoted block": ("> ```\n", "> a\n"),
     "beginnings of lines": ("", ">#- "),
     "invitations": ("", "https://discord.gg/a "),
+    "invitations without a scheme": ("", "discord.gg/a"),
+    "invitations in a word": ("", "a.discord.gg/a."),
+    "schemes": ("", "https://"),
+    "user names": ("https://", "discord.gg*@"),
+    "mentions": ("", "<@1>"),
+    "a table": ("|a|b|\n|-|-|\n", "|a|b|\n"),
+    "a table of long names": (f"|{'n' * 90}|\n|-|\n", "|a|\n"),
+    "beginnings of tables": ("", "|a|\n|-|\n"),
+    "bars": ("", "|a\n"),
+    "bars on one line": ("", "|a"),
+    "deep headings": ("", "#### "),
+    "whole quotes": ("", ">>> a\n"),
+    "whole quotes in a block": ("```\n", ">>> a\n"),
     "one word": ("", "x"),
     "spaces": ("a", " "),
     "line ends": ("a", "\n"),
@@ -119,6 +132,14 @@ def one_by_one(text: str) -> int:
     return splitter.steps
 
 
+def with_a_note(text: str) -> int:
+    shown = Shown()
+    shown.apply(TextDelta(text, Usage()))
+    shown.apply(Finished(FinishReason.STOP, Usage()))
+    shown.end(Finished(FinishReason.STOP, Usage()), "smol")
+    return 0
+
+
 def going_on(text: str) -> int:
     Shown.going_on(text)
     return 0
@@ -170,6 +191,7 @@ READ = [
     as_a_reply,
     as_one_message,
     as_a_quotation,
+    with_a_note,
 ]
 
 

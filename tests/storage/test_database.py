@@ -293,7 +293,7 @@ async def test_choices_of_an_older_version_are_kept_by_the_next_migration(path: 
 
 async def test_replies_of_an_older_version_that_had_ended_were_shown(path: Path, tmp_path: Path) -> None:
     older = tmp_path / "older"
-    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("0005*", "__pycache__"))
+    shutil.copytree(MIGRATIONS, older, ignore=shutil.ignore_patterns("0005*", "0006*", "__pycache__"))
     path.parent.mkdir()
     migrate(path, older)
     with sqlite3.connect(path) as connection:
@@ -304,7 +304,11 @@ async def test_replies_of_an_older_version_that_had_ended_were_shown(path: Path,
             )
     connection.close()
     async with open_database(path) as database:
-        assert [one.id for one in await Replies(database).unfinished()] == ["cd34"]
+        replies = Replies(database)
+        assert [one.id for one in await replies.unfinished()] == ["cd34"]
+        ended = await replies.find("ab12")
+    assert ended is not None
+    assert ended.tokens is None  # it goes on from its text
 
 
 def test_migrations_are_shipped_with_the_package() -> None:
@@ -315,6 +319,7 @@ def test_migrations_are_shipped_with_the_package() -> None:
         "0003_access",
         "0004_panels",
         "0005_end_shown",
+        "0006_answer_tokens",
     ]
 
 

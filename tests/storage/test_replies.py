@@ -50,6 +50,23 @@ async def test_a_reply_is_found_by_its_id_and_by_each_of_its_messages_after_a_re
         assert await replies.find("cd34") is None
 
 
+async def test_the_token_ids_of_a_reply_are_kept_and_those_of_one_without_are_none(tmp_path: Path) -> None:
+    tokens = {"vocabulary": "ab", "ids": [3, 1, 2], "said": 1}
+    async with opened(tmp_path) as replies:
+        await replies.put(replace(REPLY, tokens={"vocabulary": "ab", "ids": [3], "said": 1}))
+        await replies.end(replace(REPLY, answer="Because", reason="length", tokens=tokens))
+        await replies.put(replace(REPLY, id="cd34", message_ids=(20,)))
+    async with opened(tmp_path) as replies:
+        found, other = await replies.find("ab12"), await replies.find("cd34")
+    assert found is not None
+    assert found.tokens == tokens
+    assert other is not None
+    assert other.tokens is None
+    connection = sqlite3.connect(tmp_path / "punchline.sqlite3")
+    assert connection.execute("SELECT tokens IS NULL FROM replies WHERE id = 'cd34'").fetchone() == (1,)
+    connection.close()
+
+
 async def test_a_reply_is_unfinished_until_its_end_was_shown(tmp_path: Path) -> None:
     async with opened(tmp_path) as replies:
         await replies.put(REPLY)
