@@ -48,18 +48,19 @@ def read_sampling(folder: Path, alias: str) -> dict[str, float]:
     return sampling
 
 
-def read_token_ids(folder: Path) -> dict[str, int | list[int]]:
+def read_token_ids(folder: Path) -> dict[str, int | list[int] | bool]:
     """The ids that begin, end and pad, from where transformers takes them: this file, or else config.json.
 
-    A file that transformers made of a config holds the defaults of the model's class too: it says no more than
-    config.json does.
+    `_from_model_config` is kept too: transformers made such a file of a config, so that an id in it may be no choice
+    of the checkpoint's but the default of the model's class.
     """
     told = _read(folder / FILE)
-    if told is None or told.get("_from_model_config"):
+    if told is None:
         config = _read(folder / "config.json") or {}
         text = config.get("text_config")
         told = {**(text if isinstance(text, dict) else {}), **config}
-    return {name: told[name] for name in _TOKEN_IDS if _is_ids(told.get(name))}
+    ids = {name: told[name] for name in _TOKEN_IDS if _is_ids(told.get(name))}
+    return ids | ({"_from_model_config": True} if told.get("_from_model_config") is True else {})
 
 
 def _read(file: Path) -> Mapping[str, Any] | None:

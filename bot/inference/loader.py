@@ -387,6 +387,8 @@ def _eos_token_ids(loaded: LoadedModel, usable_ids: int) -> tuple[int, ...]:
     implied = _ids(
         getattr(config, "eos_token_id", None), getattr(config.get_text_config(), "eos_token_id", None)
     )
+    if getattr(generation, "_from_model_config", False):
+        explicit, implied = set(), implied | explicit
     ids = explicit | (implied & loaded.prompts.control_ids)
     # gpt-oss ends a thought with the same token, where the answer only begins.
     behind_answer = _ids(loaded.prompts.end_of_turn()) - set(loaded.thoughts.controls or {})

@@ -235,6 +235,8 @@ def test_token_ids_come_from_the_file_or_else_from_the_config(tmp_path: Path) ->
     assert read_token_ids(tmp_path) == {"eos_token_id": 5, "bos_token_id": 1}
     says(tmp_path, eos_token_id=[7, 8], pad_token_id="none")
     assert read_token_ids(tmp_path) == {"eos_token_id": [7, 8]}
+    says(tmp_path, eos_token_id=2, _from_model_config=True)
+    assert read_token_ids(tmp_path) == {"eos_token_id": 2, "_from_model_config": True}
 
 
 def test_a_quantized_copy_answers_by_what_the_checkpoint_says(llama: Path, tmp_path: Path) -> None:
