@@ -134,6 +134,32 @@ WAYS = {
         "Hm.",
         special=("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ),
+    "gemma-4": Way(
+        ["<|channel>", "thought", "\nHm.\n", "<channel|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        special=("<|channel>", "<channel|>"),
+    ),
+    "gemma-4-without-thoughts": Way(
+        ["<|channel>", "thought\n", "<channel|>", "Ha."], "Ha.", special=("<|channel>", "<channel|>")
+    ),
+    "gemma-4-not-marked-special": Way(
+        ["<|channel>", "thou", "ght\nHm.", "<channel|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(begins="{# <|channel> #}"),
+    ),
+    "gemma-4-opened-in-the-prompt": Way(
+        ["thoughts.", "<channel|>", "Ha."],
+        "Ha.",
+        "thoughts.",
+        chatml(says="<|channel>thought\n"),
+        ("<|channel>", "<channel|>"),
+    ),
+    "gemma-4-closed-in-the-prompt": Way(
+        ["Ha."], "Ha.", "", chatml(says="<|channel>thought\n<channel|>"), ("<|channel>", "<channel|>")
+    ),
+    "longcat": Way(["<longcat_think>", "Hm.", "</longcat_think>", "Ha."], "Ha.", "Hm."),
     "exaone": Way(["Hm.", "</thought>", "Ha."], "Ha.", "Hm.", chatml(says="<thought>\n")),
     "channel-opened-in-the-prompt": Way(
         ["Hm.", "<|end|>"], "", "Hm.", harmony(says="<|channel|>analysis<|message|>"), HARMONY_TOKENS
@@ -169,6 +195,13 @@ WAYS = {
     ),
     "the-operator-names-the-marks-of-the-prompt": Way(
         ["Hm.", "</why>", "Ha."], "Ha.", "Hm.", chatml(says="<why>"), entry={"thoughts": ["<why>", "</why>"]}
+    ),
+    "the-operator-names-marks-of-several-special-tokens": Way(
+        ["<|think|>", "Hm.", "<|end|>", "<|begin|>", "assistant", "<|content|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        special=("<|think|>", "<|end|>", "<|begin|>", "<|content|>"),
+        entry={"thoughts": ["<|think|>", "<|end|><|begin|>assistant<|content|>"]},
     ),
     "the-operator-says-none": Way(["Hm.", "</think>", "Ha."], "Hm.</think>Ha.", "", OPENED, entry={"thoughts": "none"}),
     "the-operator-says-none-and-it-is-written": Way(
