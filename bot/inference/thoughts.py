@@ -82,7 +82,7 @@ _AROUND_ANSWER = (
     ("<response>", "</response>"),  # Granite 3.3
     ("<answer>", "</answer>"),  # Hunyuan
 )
-_PROBE = "punchline-end-of-question"
+_PROBE = "punchlineendofquestion"  # letters only: a template may change their case, or leave out all else
 _BLANK = re.compile(r"[^\S\n]*")
 _SPACE = re.compile(r"\s*")
 
@@ -165,9 +165,10 @@ class ThoughtMarks:
         prompt = render("")
         if prompt is None or not any(one.opening in prompt for one in self.known):
             return None
-        marked = render(f"\n{_PROBE}")
-        if marked is not None and _PROBE in marked:
-            behind = marked.rpartition(_PROBE)[2]
+        marked = render(f"\n{_PROBE}") or ""
+        behind = re.split(_PROBE, marked, flags=re.IGNORECASE)[-1]
+        # A template may look at how a question ends ("/no_think"), and write something else behind the marked one.
+        if behind != marked and prompt.endswith(behind):
             ends = {one: (behind.rfind(one.opening), behind.rfind(one.closing)) for one in self.known}
             opened = {one: opens for one, (opens, closes) in ends.items() if opens > closes}
             return max(opened, key=lambda one: opened[one], default=None)

@@ -83,6 +83,30 @@ WAYS = {
     "opened-in-the-prompt": Way(["Hm.", "\n</think>", "\n\nHa."], "Ha.", "Hm.", OPENED),
     "opened-without-a-line": Way(["Hm.", "</think>", "Ha."], "Ha.", "Hm.", chatml(says="<think>")),
     "opened-with-words": Way(["Hm.", "</think>", "Ha."], "Ha.", "Hm.", chatml(says="<think>\nOkay, ")),
+    "opened-with-words-behind-capitals": Way(
+        ["Hm.", "</think>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(says="<think>\nOkay, ").replace("e.content", "e.content | upper"),
+    ),
+    "opened-with-words-behind-letters-alone": Way(
+        ["Hm.", "</think>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(says="<think>\nOkay, ").replace("e.content", "e.content | replace('-', '') | title"),
+    ),
+    "closed-because-of-how-the-question-ends": Way(
+        ["Ha."],
+        "Ha.",
+        "",
+        chatml(says="<think>\n{% if messages[-1].content.endswith('there?') %}\n</think>\n{% endif %}"),
+    ),
+    "opened-because-of-how-the-question-ends": Way(
+        ["Hm.", "</think>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(says="{% if messages[-1].content[-1] == '?' %}<think>\n{% endif %}"),
+    ),
     "opened-and-written-again": Way(["<think>", "\nHm.", "</think>", "Ha."], "Ha.", "Hm.", OPENED),
     "opened-by-special-tokens": Way(
         ["Hm.", "</think>", "Ha."], "Ha.", "Hm.", OPENED, ("<think>", "</think>")
