@@ -46,7 +46,7 @@ class LoadedModel:
 
     `spec` is the entry that it was loaded by; requests may come by others with the same key. `eos_token_ids` are all
     the ids that end an answer; some models have several. `context_tokens` is the smaller of what the catalogue allows
-    and what the model was built for. `usable_ids` is how many ids it has embeddings for, None where that is not known.
+    and what the model was built for. `usable_ids` is how many ids it can read and write, None where that is not known.
     `now` is the clock for templates that ask for the date. `thoughts` is how it marks what it thinks, `vocabulary` the
     fingerprint of what its ids mean. `sampling` is what the checkpoint recommends, for `SamplingParams.with_defaults`.
     """
@@ -345,8 +345,7 @@ def _ready(
     now: Clock,
     sampling: Mapping[str, float],
 ) -> LoadedModel:
-    embedding: Any = model.get_input_embeddings()
-    usable_ids = int(embedding.weight.shape[0])
+    usable_ids = _usable_ids(model)
     _warn_of_unusable(spec, tokenizer, usable_ids)
     traits = None
     if tokenizer.chat_template is not None:
@@ -375,6 +374,16 @@ def _ready(
         end = tokenizer.eos_token_id if tokenizer.eos_token_id in ends else next(iter(ends), None)
         tokenizer.pad_token = None if end is None else tokenizer.convert_ids_to_tokens(end)
     return replace(loaded, eos_token_ids=ends)
+
+
+def _usable_ids(model: Any) -> int:
+    """How many ids a model can both read and write. The repetition penalty looks for the score of each id in a prompt:
+    one that has none would end the whole batch."""
+    sizes = [int(model.get_input_embeddings().weight.shape[0])]
+    head = model.get_output_embeddings()
+    if (written := getattr(head, "out_features", None)) is not None:
+        sizes.append(int(written))
+    return min(sizes)
 
 
 def _eos_token_ids(loaded: LoadedModel, usable_ids: int) -> tuple[int, ...]:

@@ -11,7 +11,8 @@ So here the tokenizer says itself what would become a token, and the text says w
    characters that occur nowhere else. Lengths stay, so templates that trim, slice or measure do what they always do.
 2. The template is rendered. The stand-ins show which characters of the result are people's, and are put back.
 3. The whole is tokenized once. Where a control token covers a character of people's, the text is cut inside it and
-   both sides are tokenized apart, so that it is read as what it is: text.
+   both sides are tokenized apart, so that it is read as what it is: text. The same goes for one that the tokenizer's
+   normalizer makes of other text (`&lt;`, a zero-width character inside), unless the template wrote it so.
 """
 
 from __future__ import annotations
@@ -140,8 +141,12 @@ class PromptEncoder:
         self._edges = frozenset(edge for edge in edges if not edge.isalnum() and edge not in _SPACES)
         # Of tokens such as PAD, the letters are everybody's: the whole word is looked for.
         words = [one for one in contents if one[0] not in self._edges and one[-1] not in self._edges]
-        self._words = re.compile("|".join(map(re.escape, words)), re.IGNORECASE) if words else None
+        self._words = _any_of(words)
+        # One may begin in a message and end in the next.
+        self._begun = _any_of([word[:end] for word in words for end in range(1, len(word))], "(?:{})\\Z")
+        self._ended = _any_of([word[begin:] for word in words for begin in range(1, len(word))])
         self._literal = re.compile("|".join(map(re.escape, contents)) or "(?!)")
+        self._template = "" if traits is None else str(tokenizer.get_chat_template())
         self._normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
         newline = self._raw_ids("\n")
         self._newline_ids = newline
@@ -252,16 +257,24 @@ class PromptEncoder:
         marked = []
         for content in contents:
             text = content.translate(table) if table else content
-            if self._words is not None:
-                begins = {match.start() for match in self._words.finditer(self._folded(content))}
-                text = "".join(stand_in(content[i]) if i in begins else one for i, one in enumerate(text))
+            if places := self._word_places(self._folded(content)):
+                text = "".join(stand_in(content[i]) if i in places else one for i, one in enumerate(text))
             marked.append(text)
         return marked, {ord(one): character for character, one in stand_ins.items()}
+
+    def _word_places(self, text: str) -> set[int]:
+        """Where control tokens of letters begin, and what may be a part of one at either end of the text."""
+        places = {match.start() for match in self._words.finditer(text)}
+        if begun := self._begun.search(text.rstrip()):
+            places.add(begun.start())
+        if ended := self._ended.match(text, len(text) - len(text.lstrip())):
+            places.add(ended.end() - 1)
+        return places
 
     def _may_be_edge(self, character: str) -> bool:
         if character in self._edges:
             return True
-        if self._normalizer is None or character.isalnum() or character in _SPACES:
+        if self._normalizer is None or (character.isascii() and character.isalnum()) or character in _SPACES:
             return False
         return not self._edges.isdisjoint(self._normalizer.normalize_str(character))
 
@@ -308,7 +321,8 @@ class PromptEncoder:
         suspects = [
             index
             for index, id_ in enumerate(ids)
-            if id_ >= self._usable_ids or (authored.places and id_ in self._control)
+            if id_ >= self._usable_ids
+            or (id_ in self._control and (authored.places or self._normalizer is not None))
         ]
         if not self._tokenizer.is_fast:  # which does not tell what its tokens stand for
             unusable = [
@@ -330,11 +344,17 @@ class PromptEncoder:
     def _is_wrong(self, token: _Token, authored: _Authored) -> bool:
         if token.id >= self._usable_ids:
             return True
-        if authored.first_place(token.begin, token.end) is None:
-            return False
-        # A character that the vocabulary lacks is no control token, though it has the id of one.
         written = authored.text[token.begin : token.end].strip()
-        return token.id != self._unknown_id or written == self._control[token.id]
+        is_marked = authored.first_place(token.begin, token.end) is not None
+        if token.id == self._unknown_id:  # that of each character that the vocabulary lacks, too
+            return is_marked and written == self._control[token.id]
+        return is_marked or self._is_made_by_normalizer(token, written)
+
+    def _is_made_by_normalizer(self, token: _Token, written: str) -> bool:
+        """Whether a control token was made of other text, which the template does not hold either."""
+        if self._normalizer is None or self._control[token.id].strip(_SPACES) in written:
+            return False
+        return written not in self._template
 
     def _encoded(self, text: str) -> Any:
         return self._tokenizer(text, add_special_tokens=False)
@@ -378,6 +398,12 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
         if token.special or any(category(one)[0] == "P" or category(one) == "Sm" for one in token.content)
     }
     return {id_: content for id_, content in (special | added).items() if content.strip(_SPACES)}
+
+
+def _any_of(texts: Sequence[str], form: str = "{}") -> re.Pattern[str]:
+    """Any of them, in capitals or not; the longest that there is."""
+    longest_first = sorted({re.escape(one) for one in texts}, key=len, reverse=True)
+    return re.compile(form.format("|".join(longest_first) or "(?!)"), re.IGNORECASE)
 
 
 def _restored(text: str, back: dict[int, str]) -> _Authored:

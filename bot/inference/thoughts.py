@@ -35,10 +35,15 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What a model writes before a thought and behind it."""
+    """What a model writes before a thought and behind it.
+
+    Attributes:
+        name: a line that stands between the opening mark and the thought, and is no part of it.
+    """
 
     opening: str
     closing: str
+    name: str = ""
 
     @property
     def are_canonical(self) -> bool:
@@ -64,6 +69,8 @@ _KNOWN = (
     HARMONY,  # gpt-oss
     Marks("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A
     Marks("<|inner_prefix|>", "<|inner_suffix|>"),  # Apertus
+    Marks("<|channel>", "<channel|>", "thought\n"),  # Gemma 4
+    Marks("<longcat_think>", "</longcat_think>"),
     Marks("◁think▷", "◁/think▷"),  # Kimi
     Marks("<thought>", "</thought>"),  # EXAONE Deep
     Marks("<reasoning>", "</reasoning>"),
@@ -75,7 +82,7 @@ _AROUND_ANSWER = (
     ("<response>", "</response>"),  # Granite 3.3
     ("<answer>", "</answer>"),  # Hunyuan
 )
-_PROBE = "punchline-end-of-question"
+_PROBE = "punchlineendofquestion"  # letters only: a template may change their case, or leave out all else
 _BLANK = re.compile(r"[^\S\n]*")
 _SPACE = re.compile(r"\s*")
 
@@ -143,7 +150,7 @@ class ThoughtMarks:
             self,
             known=(marks, *others),
             at_beginning=(),
-            controls={i: text for i, text in special.items() if text in override},
+            controls={i: text for i, text in special.items() if any(text in mark for mark in override)},
             has_channels=False,
         )
 
@@ -158,9 +165,10 @@ class ThoughtMarks:
         prompt = render("")
         if prompt is None or not any(one.opening in prompt for one in self.known):
             return None
-        marked = render(f"\n{_PROBE}")
-        if marked is not None and _PROBE in marked:
-            behind = marked.rpartition(_PROBE)[2]
+        marked = render(f"\n{_PROBE}") or ""
+        behind = re.split(_PROBE, marked, flags=re.IGNORECASE)[-1]
+        # A template may look at how a question ends ("/no_think"), and write something else behind the marked one.
+        if behind != marked and prompt.endswith(behind):
             ends = {one: (behind.rfind(one.opening), behind.rfind(one.closing)) for one in self.known}
             opened = {one: opens for one, (opens, closes) in ends.items() if opens > closes}
             return max(opened, key=lambda one: opened[one], default=None)
@@ -186,7 +194,7 @@ class ThoughtMarks:
         thought, closing, rest = begun.removeprefix(OPENING).partition(CLOSING)
         if opened is not None or not marks.are_canonical:
             thought = thought.removeprefix("\n")  # it was put there behind the mark
-        pieces = [] if opened is not None else [(marks.opening, True)]
+        pieces = [] if opened is not None else [(marks.opening + marks.name, True)]
         pieces.append((thought, False))
         if closing:
             pieces += [(marks.closing, True), (rest, False)]
@@ -265,6 +273,7 @@ class _Reader:
         self._thought: Marks | None = opened  # the marks of the thought that is open
         self._is_announced = opened is None  # whether the opening mark of that thought was given
         self._thought_begins = opened is not None  # a model may write again what its prompt has opened
+        self._name_begins = False  # what stands behind an opening mark may be its name
         self._answer_begins = True  # nothing but white space was said, or only a thought
         self._line_begins = True  # nothing but white space is in the answer's line
         self._given_line_begins = True  # what was given ends with a line
@@ -294,6 +303,8 @@ class _Reader:
 
     def control(self, mark: str) -> str:
         """A special token that is a mark, or a part of one."""
+        if self._is_part(mark):
+            return self.feed(mark)
         given = self._take_held()
         if self._marks.has_channels and mark in _HARMONY_TOKENS:
             self._take_channel(mark, given)
@@ -306,6 +317,15 @@ class _Reader:
         elif mark == self._thought.closing:
             self._close(given)
         return self._gave(given)
+
+    def _is_part(self, mark: str) -> bool:
+        """Whether it is a part of a mark that is looked for now and is spelt in several tokens."""
+        if self._marks.has_channels:
+            return False
+        looked_for = (
+            [one.opening for one in self._marks.known] if self._thought is None else [self._thought.closing]
+        )
+        return mark not in looked_for and any(mark in one for one in looked_for)
 
     def _take_held(self) -> list[str]:
         held, self._held = self._held, ""
@@ -328,7 +348,7 @@ class _Reader:
             self._close(given)
 
     def _open(self, marks: Marks, given: list[str]) -> None:
-        self._thought, self._is_announced, self._thought_begins = marks, True, False
+        self._begin(marks)
         if not self._ends_line(given):
             given.append("\n")
         given.append(f"{OPENING}\n")
@@ -359,12 +379,19 @@ class _Reader:
         if self._thought_begins:
             begun = _end_of(_SPACE, text, at)
             if text.startswith(marks.opening, begun):
-                self._thought_begins = False
+                self._thought_begins, self._name_begins = False, bool(marks.name)
                 return begun + len(marks.opening)
             if begun == len(text) or _may_become(marks.opening, text, begun):
                 self._held = text[begun:]
                 return len(text)
             self._thought_begins = False
+        if self._name_begins:
+            if _may_become(marks.name, text, at):
+                self._held = text[at:]
+                return len(text)
+            self._name_begins = False
+            if text.startswith(marks.name, at):
+                return at + len(marks.name)
         given.append(self._announced())
         stops = (marks.closing, CLOSING)
         stop = _any_of(stops).search(text, at)
@@ -444,8 +471,12 @@ class _Reader:
 
     def _begin_thought(self, marks: Marks, given: list[str]) -> None:
         """A mark in the text opens a thought."""
-        self._thought, self._is_announced, self._thought_begins = marks, True, False
+        self._begin(marks)
         given.append(OPENING)
+
+    def _begin(self, marks: Marks) -> None:
+        self._thought, self._is_announced, self._thought_begins = marks, True, False
+        self._name_begins = bool(marks.name)
 
     def _ends_line(self, given: Sequence[str]) -> bool:
         last = next((one for one in reversed(given) if one), None)

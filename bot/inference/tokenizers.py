@@ -78,6 +78,7 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
     Takes 0.1 s for 150,000 words.
     """
+    tokenizer("a")  # sets how it cuts and pads as every encoding does: a file may say otherwise until then
     backend = getattr(tokenizer, "backend_tokenizer", None)
     words = json.dumps(tokenizer.get_vocab(), sort_keys=True) if backend is None else backend.to_str()
     return hashlib.sha256(words.encode()).hexdigest()[:32]

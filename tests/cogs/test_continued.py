@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +22,8 @@ from bot.inference.catalog import load_catalog
 from bot.inference.engine import GenerationRequest
 from bot.inference.loader import ModelLoader
 from bot.inference.local import LocalEngine
+from bot.inference.tokenizers import fingerprint
+from bot.ops.logs import configure_logging
 from tests.inference import tiny
 from tests.inference.saying import save_saying, with_words
 from tests.world import World, labels, open_world
@@ -191,3 +196,25 @@ async def test_token_ids_are_kept_with_the_answer_shown_to_nobody_and_deleted_wi
             assert row["vocabulary"] not in f"{details.response.embeds[0].to_dict()}{shown}"
         await world.bot.services.archive._replies.forget(older_than_days=-1)
         assert kept() == []
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+async def test_token_ids_are_in_no_line_of_the_log_at_any_level(tmp_path: Path, form: Any) -> None:
+    says = [tiny.BYTE_NAMES[byte] for byte in b"jokes!"]
+    stream = io.StringIO()
+    configure_logging("DEBUG", (), stream, form=form)
+    try:
+        async with answering(tmp_path, tiny.byte_level(), says, tiny.CHATML, max_new_tokens=3) as (world, _):
+            await world.alice.slash(world.channel, "ask", prompt="Why?")
+            await ended(world, 1)
+            await world.alice.click(world.messages[0], label="Continue")
+            assert await ended(world, 2) == "es!"
+    finally:
+        logging.getLogger().handlers.clear()
+    text = stream.getvalue()
+    assert "bot.answers" in text
+    tokenizer = tiny.byte_level()
+    assert fingerprint(tokenizer) not in text
+    for words in ("jok", "es!", "Why?"):
+        ids = tokenizer(words, add_special_tokens=False)["input_ids"]
+        assert re.search(r"\D+".join(map(str, ids)), text) is None

@@ -336,6 +336,53 @@ def test_a_control_token_of_letters_alone_is_text_too(text: str, normalizer: Any
     assert control(encoder, prompt.ids) == [tokenizer.pad_token_id] * 2
 
 
+ENTITIES = normalizers.Sequence([normalizers.Replace("&lt;", "<"), normalizers.Replace("&gt;", ">")])
+
+
+@pytest.mark.parametrize(
+    ("text", "normalizer"),
+    [
+        ("&lt;|im_end|&gt;", ENTITIES),
+        ("``|im_end|>", normalizers.Replace("``", "<")),
+        ("P\u200bAD", normalizers.Replace("\u200b", "")),
+        ("P\u00adA\u0301D", normalizers.Sequence([normalizers.Nmt(), normalizers.StripAccents()])),
+        ("PAĎ", normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents()])),
+        ("a ⑴ b", normalizers.NFKC()),
+        ("aﬁm", normalizers.NFKC()),
+    ],
+)  # fmt: skip
+def test_a_normalizer_makes_no_control_token_of_harmless_text(text: str, normalizer: Any) -> None:
+    tokenizer = byte_level("{{ '<|IM_START|>' }}{{ messages[-1].content }}<|im_end|>")
+    tokenizer.add_special_tokens(
+        {
+            "additional_special_tokens": [
+                AddedToken(one, special=True, normalized=True)
+                for one in ("PAD", "(1)", "fim", "<|im_end|>", "<|im_start|>")
+            ]
+        }
+    )
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizer, normalizers.Replace("<|IM", "<|im"), normalizers.Replace("START", "start")]
+    )
+    encoder = encoder_of(tokenizer)
+    prompt = encoder.prompt([ChatMessage(USER, text)])
+    names = [tokenizer.convert_ids_to_tokens(id_) for id_ in control(encoder, prompt.ids)]
+    assert names == ["<|im_start|>", "<|im_end|>"]
+    assert control(encoder, encoder.text_ids(text)) == []
+
+
+@pytest.mark.parametrize("parts", [("xPA", "Dx"), ("xp", "AD"), ("x P", "A", "D x"), ("xPA \n", "  Dx")])
+def test_a_control_token_of_letters_that_begins_in_one_message_and_ends_in_the_next_is_text(
+    parts: tuple[str, ...],
+) -> None:
+    tokenizer = byte_level(JOINED)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("p", "P")
+    tokenizer.add_special_tokens({"pad_token": AddedToken("PAD", special=True, normalized=True)})
+    encoder = encoder_of(tokenizer)
+    prompt = encoder.prompt([ChatMessage(USER, part) for part in parts])
+    assert tokenizer.pad_token_id not in prompt.ids
+
+
 def test_an_unknown_character_is_not_taken_for_the_token_of_that_name() -> None:
     inner = Tokenizer(models.WordLevel({"<unk>": 0, "hi": 1, "<": 2}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -15,11 +15,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bot.chat.messages import ChatMessage, Role
 from bot.chat.prompt import follow_up
 from bot.errors import ConversationRefused, ModelUnavailable
+from bot.inference import loader
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import Event, FinishReason, GenerationRequest, TextDelta
 from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
+from bot.inference.weights import read_weights
 from tests.inference import templates, tiny
 from tests.inference.reading import ending, text_of
 from tests.inference.templates import CASES, Case
@@ -269,6 +271,31 @@ async def test_somebody_who_writes_such_a_token_is_answered_and_so_are_the_other
             asked = (ChatMessage(Role.USER, f"What is {word}?"),)
             events = await answer(queue, spec_of(padded), asked, max_new_tokens=2, min_new_tokens=2)
             assert (ending(events).error, ending(events).reason) == (None, FinishReason.LENGTH)
+
+
+async def test_a_word_that_the_model_can_read_and_not_write_ends_nobodys_answer(
+    engine: LocalEngine, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The repetition penalty looks for its score, and there is none."""
+    folder = with_template(base, tmp_path / "model", CASES["plain ChatML"].template)
+    tokenizer = templates.tokenizer(CASES["plain ChatML"].template)
+    tokenizer.add_tokens(["teapot"])
+    tokenizer.save_pretrained(folder)
+
+    def with_short_head(*args: Any, **kwargs: Any) -> Any:
+        model: Any = read_weights(*args, **kwargs)
+        rows = model.lm_head.weight.shape[0]
+        model.resize_token_embeddings(rows + 1)
+        model.lm_head = torch.nn.Linear(64, rows, bias=False, dtype=model.dtype)
+        return model
+
+    monkeypatch.setattr(loader, "read_weights", with_short_head)
+    async with InferenceQueue(engine) as queue:
+        asked = (ChatMessage(Role.USER, "Why a teapot?"),)
+        events = await answer(queue, spec_of(folder), asked, max_new_tokens=2, repetition_penalty=1.3)
+        assert ending(events).error is None
+        with engine.pool.lease(spec_of(folder)) as loaded:
+            assert "Why a teapot?" in written(loaded, loaded.encode(asked))
 
 
 def test_an_end_without_embedding_is_no_end(padded: Path) -> None:

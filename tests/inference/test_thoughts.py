@@ -83,6 +83,30 @@ WAYS = {
     "opened-in-the-prompt": Way(["Hm.", "\n</think>", "\n\nHa."], "Ha.", "Hm.", OPENED),
     "opened-without-a-line": Way(["Hm.", "</think>", "Ha."], "Ha.", "Hm.", chatml(says="<think>")),
     "opened-with-words": Way(["Hm.", "</think>", "Ha."], "Ha.", "Hm.", chatml(says="<think>\nOkay, ")),
+    "opened-with-words-behind-capitals": Way(
+        ["Hm.", "</think>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(says="<think>\nOkay, ").replace("e.content", "e.content | upper"),
+    ),
+    "opened-with-words-behind-letters-alone": Way(
+        ["Hm.", "</think>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(says="<think>\nOkay, ").replace("e.content", "e.content | replace('-', '') | title"),
+    ),
+    "closed-because-of-how-the-question-ends": Way(
+        ["Ha."],
+        "Ha.",
+        "",
+        chatml(says="<think>\n{% if messages[-1].content.endswith('there?') %}\n</think>\n{% endif %}"),
+    ),
+    "opened-because-of-how-the-question-ends": Way(
+        ["Hm.", "</think>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(says="{% if messages[-1].content[-1] == '?' %}<think>\n{% endif %}"),
+    ),
     "opened-and-written-again": Way(["<think>", "\nHm.", "</think>", "Ha."], "Ha.", "Hm.", OPENED),
     "opened-by-special-tokens": Way(
         ["Hm.", "</think>", "Ha."], "Ha.", "Hm.", OPENED, ("<think>", "</think>")
@@ -134,6 +158,32 @@ WAYS = {
         "Hm.",
         special=("<|START_THINKING|>", "<|END_THINKING|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
     ),
+    "gemma-4": Way(
+        ["<|channel>", "thought", "\nHm.\n", "<channel|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        special=("<|channel>", "<channel|>"),
+    ),
+    "gemma-4-without-thoughts": Way(
+        ["<|channel>", "thought\n", "<channel|>", "Ha."], "Ha.", special=("<|channel>", "<channel|>")
+    ),
+    "gemma-4-not-marked-special": Way(
+        ["<|channel>", "thou", "ght\nHm.", "<channel|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        chatml(begins="{# <|channel> #}"),
+    ),
+    "gemma-4-opened-in-the-prompt": Way(
+        ["thoughts.", "<channel|>", "Ha."],
+        "Ha.",
+        "thoughts.",
+        chatml(says="<|channel>thought\n"),
+        ("<|channel>", "<channel|>"),
+    ),
+    "gemma-4-closed-in-the-prompt": Way(
+        ["Ha."], "Ha.", "", chatml(says="<|channel>thought\n<channel|>"), ("<|channel>", "<channel|>")
+    ),
+    "longcat": Way(["<longcat_think>", "Hm.", "</longcat_think>", "Ha."], "Ha.", "Hm."),
     "exaone": Way(["Hm.", "</thought>", "Ha."], "Ha.", "Hm.", chatml(says="<thought>\n")),
     "channel-opened-in-the-prompt": Way(
         ["Hm.", "<|end|>"], "", "Hm.", harmony(says="<|channel|>analysis<|message|>"), HARMONY_TOKENS
@@ -169,6 +219,13 @@ WAYS = {
     ),
     "the-operator-names-the-marks-of-the-prompt": Way(
         ["Hm.", "</why>", "Ha."], "Ha.", "Hm.", chatml(says="<why>"), entry={"thoughts": ["<why>", "</why>"]}
+    ),
+    "the-operator-names-marks-of-several-special-tokens": Way(
+        ["<|think|>", "Hm.", "<|end|>", "<|begin|>", "assistant", "<|content|>", "Ha."],
+        "Ha.",
+        "Hm.",
+        special=("<|think|>", "<|end|>", "<|begin|>", "<|content|>"),
+        entry={"thoughts": ["<|think|>", "<|end|><|begin|>assistant<|content|>"]},
     ),
     "the-operator-says-none": Way(["Hm.", "</think>", "Ha."], "Hm.</think>Ha.", "", OPENED, entry={"thoughts": "none"}),
     "the-operator-says-none-and-it-is-written": Way(

@@ -67,6 +67,26 @@ def test_a_tokenizer_whose_files_have_changed_is_read_anew(folder: Path, reads: 
     assert len(reads) == 2
 
 
+def test_a_vocabulary_is_the_same_one_at_the_next_load_whatever_its_file_says_of_padding(
+    folder: Path,
+) -> None:
+    """Else an answer would not go on from its tokens once its model was unloaded."""
+    file = folder / "tokenizer.json"
+    padding = {
+        "strategy": {"Fixed": 32},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<unk>",
+    }
+    truncation = {"direction": "Right", "max_length": 16, "strategy": "LongestFirst", "stride": 0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding": padding, "truncation": truncation}))
+    first = load(folder)
+    assert first.count("Hello " * 20) > 100
+    assert load(folder).vocabulary == first.vocabulary
+
+
 # --- What counts as one ---------------------------------------------------------------------------------------
 
 CONFIG = "tokenizer_config.json"
