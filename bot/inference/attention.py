@@ -8,16 +8,16 @@ by pages. Layers whose sliding window somebody's text has outgrown, and padded s
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-_DISTRUSTED = "may_hold_what_is_no_number"  # kept on the cache
 _LAYOUTS = "layouts_of_this_step"  # kept on the cache from a step's first layer to its last
 # Rows are padded to the longest beside them by so many keys together: more of them cost more than a call of their own.
 _PADDING_KEYS = 512
@@ -30,15 +30,6 @@ def use_rows() -> None:
 
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
     ALL_ATTENTION_FUNCTIONS["paged|eager"] = eager_attention
-
-
-def distrust(cache: Any) -> None:
-    """From now on nothing is computed with what earlier requests left in this cache, not even to be masked.
-
-    A mask is added to the scores, and NaN stays NaN whatever is added. It costs a pass over the keys and values of rows
-    that are padded, so it is done only for a cache that may hold NaN.
-    """
-    vars(cache)[_DISTRUSTED] = True
 
 
 def attention(
@@ -77,7 +68,10 @@ def attention(
         layout = _layout(module.layer_idx, allocator, cache, query, kwargs)
     if allocator is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    if layout is None:
+    if layout is not None and layout.stale is not None:
+        for one in allocator._kv_token_views[module.layer_idx]:
+            one.index_fill_(0, layout.stale, 0)
+    if layout is None or layout.is_over_all_keys:
         options = {"scaling": scaling, "cache": cache, **kwargs}
         return _over_all_keys(
             sdpa_attention_forward, module, query, (key, value), attention_mask, options
@@ -125,23 +119,54 @@ def _over_all_keys(
 ) -> torch.Tensor:
     """transformers' attention, which looks at the keys of all requests and masks the others' out.
 
-    A mask takes no NaN away. So it is given finite keys and values, and NaN is put back for those requests alone whose
-    own keys or values of this step are not finite.
+    A mask takes no NaN away. So it is given finite keys and values, and NaN is put back for those requests alone of
+    whose own keys or values some are not finite: of this step, or read in an earlier one.
 
     Returns:
         1 x tokens x heads x width.
     """
     import torch
 
-    ends = options["cu_seq_lens_q"]  # where each request's tokens begin, and where the last one's end
-    finite = (one.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0) for one in new)
-    seen, _ = forward(module, query, *finite, mask, **options)
-    broken = torch.zeros(seen.shape[1], dtype=torch.bool, device=seen.device)
-    for one in new:
-        broken |= one.isfinite().all(dim=3).all(dim=1)[0].logical_not()
-    owners = torch.bucketize(torch.arange(seen.shape[1], device=seen.device), ends[1:], right=True)
-    counts = torch.zeros(len(ends), device=seen.device).index_add_(0, owners, broken.float())
-    return seen.masked_fill((counts[owners] > 0)[None, :, None, None], math.nan)
+    cache = _finite_cache()(options["cache"])
+    # Products of bfloat16 may spread the NaN of a query over the one beside it.
+    is_finite = query.isfinite().all(dim=3).all(dim=1)[0]
+    query = query.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    seen, _ = forward(module, query, *new, mask, **{**options, "cache": cache})
+    ends, ends_of_keys = (
+        one[1:] for one in (options["cu_seq_lens_q"], options["cu_seq_lens_k"][cache.layer_type])
+    )  # where each request's tokens and keys end
+    owners_of_keys = torch.bucketize(cache.broken.nonzero().flatten(), ends_of_keys, right=True)
+    is_broken = torch.zeros(len(ends) + 1, dtype=torch.bool, device=seen.device)  # the last is nobody's
+    owners = torch.bucketize(torch.arange(seen.shape[1], device=seen.device), ends, right=True)
+    is_broken[owners_of_keys] = True
+    is_broken[owners[is_finite.logical_not()]] = True
+    return seen.masked_fill(is_broken[owners][None, :, None, None], math.nan)
+
+
+@functools.cache
+def _finite_cache() -> Any:
+    """The class of caches that tell of no key and value but finite ones; transformers asks for its own class."""
+    from transformers.generation.continuous_batching.cache import PagedAttentionCache
+
+    class FiniteCache(PagedAttentionCache):  # type: ignore[misc, unused-ignore]
+        """A cache as one layer sees it in one step; `broken` then says which keys or values were not finite."""
+
+        def __init__(self, cache: Any) -> None:
+            self._cache = cache
+
+        def update(self, key_states: Any, value_states: Any, layer_idx: int, kwargs: Any) -> Any:
+            import torch
+
+            self.layer_type = self._cache.layer_to_allocator[layer_idx].layer_type
+            told = self._cache.update(key_states, value_states, layer_idx, kwargs)
+            # A sum is not finite if a part of it is not. Not as a product: that may spread NaN over its neighbours.
+            sums = [one.sum(dim=(0, 1, 3), dtype=torch.float32) for one in told]
+            self.broken = (sums[0] + sums[1]).isfinite().logical_not()
+            if self.broken.device.type != "cpu" or self.broken.any():  # elsewhere, to ask is to wait
+                told = tuple(one.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0) for one in told)
+            return told
+
+    return FiniteCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,14 +178,12 @@ class _Rows:
         pages: where in the cache the keys of each are, as many pages for each, flat.
         longest: how many keys a row has.
         mask: what is added to the scores of each, so that only their own keys count; None where all do.
-        padding: which keys are nobody's, requests x longest, where those may be NaN; else None.
     """
 
     tokens: torch.Tensor | None
     pages: torch.Tensor
     longest: int
     mask: torch.Tensor | None
-    padding: torch.Tensor | None = None
 
     def attend(self, queries: torch.Tensor, cached: _Pair, scaling: float | None) -> torch.Tensor:
         """Requests x heads x width; `queries` are all of the step, tokens x heads x width."""
@@ -173,9 +196,6 @@ class _Rows:
         keys, values = (
             one.flatten(0, 1).unflatten(0, (requests, -1))[:, : self.longest].transpose(1, 2) for one in pages
         )
-        if self.padding is not None:
-            padding = self.padding[:, None, :, None]
-            keys, values = keys.masked_fill(padding, 0), values.masked_fill(padding, 0)
         # Queries that share a head of keys stand beside each other: no copy of the keys for each of them.
         grouped = mine.reshape(requests, keys.shape[1], -1, width)
         seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=self.mask, scale=scaling)
@@ -226,10 +246,19 @@ class _Prompt:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """A step, for the layers of one kind."""
+    """A step, for the layers of one kind.
+
+    Attributes:
+        rows, prompts: who is computed how.
+        stale: where in the cache the rest of each page is that is begun in this step; None if none is. Somebody else's
+            keys may stand there. Rows are padded with it, and a mask is added to the scores: NaN stays NaN.
+        is_over_all_keys: transformers is to compute it.
+    """
 
     rows: tuple[_Rows, ...]
     prompts: tuple[_Prompt, ...]
+    stale: torch.Tensor | None = None
+    is_over_all_keys: bool = False
 
     @property
     def whole(self) -> _Rows | None:
@@ -256,17 +285,17 @@ def _layout(
         outgrown = window is not None and any(_length(keys) >= window for _, keys in spans)
         if window is not None and index.numel() and not outgrown and not padded:
             index = _with_new(index, written, spans)
-        made[allocator.index] = (
-            None
-            if padded or outgrown
-            else _found(
-                spans,
-                index,
-                allocator.tokens_per_page,
-                query.dtype,
-                is_distrusted=vars(cache).get(_DISTRUSTED, False),
+        if padded:
+            made[allocator.index] = None
+        else:
+            page_tokens = allocator.tokens_per_page
+            in_order = [span for span in spans if window is None or _length(span[1]) < window]
+            stale = _begun_pages(in_order, written, page_tokens)
+            made[allocator.index] = (
+                _Layout((), (), stale, is_over_all_keys=True)
+                if outgrown
+                else replace(_found(spans, index, page_tokens, query.dtype), stale=stale)
             )
-        )
     return made[allocator.index]
 
 
@@ -281,9 +310,20 @@ def _with_new(index: torch.Tensor, written: torch.Tensor, spans: list[_Span]) ->
     return whole
 
 
-def _found(
-    spans: list[_Span], index: torch.Tensor, page_tokens: int, dtype: torch.dtype, *, is_distrusted: bool
-) -> _Layout:
+def _begun_pages(spans: list[_Span], written: torch.Tensor, page_tokens: int) -> torch.Tensor | None:
+    """What is behind the last token of each page that is begun in this step and not filled."""
+    import torch
+
+    behind = []
+    for own, keys in spans:
+        in_page = (_length(keys) - 1) % page_tokens + 1
+        if in_page <= _length(own) and in_page < page_tokens:
+            places = torch.arange(1, page_tokens - in_page + 1, device=written.device)
+            behind.append(written[own.stop - 1] + places)
+    return torch.cat(behind) if behind else None
+
+
+def _found(spans: list[_Span], index: torch.Tensor, page_tokens: int, dtype: torch.dtype) -> _Layout:
     """The layout of a step, from where in the cache each key is; that is empty if nobody has read anything before."""
     import torch
 
@@ -301,14 +341,13 @@ def _found(
         # A row is padded with its own last page: the next one in the index is somebody else's, and may hold NaN.
         pages = index[torch.minimum(first, ends - 1)].flatten() // page_tokens
         places = begins + torch.arange(longest, device=index.device)
-        mask = padding = None
+        mask = None
         if any(_length(keys) < longest for _, keys in group):
             # Made once in the form in which it is added, and not for each layer.
             mask = torch.zeros(len(group), 1, 1, longest, dtype=dtype, device=index.device)
             mask.masked_fill_((places >= ends)[:, None, None, :], -math.inf)
-            padding = places >= ends if is_distrusted else None
         tokens = None if len(group) == len(spans) else own.flatten()
-        rows.append(_Rows(tokens, pages, longest, mask, padding))
+        rows.append(_Rows(tokens, pages, longest, mask))
     for own_tokens, keys in reading:
         length, new = _length(keys), _length(own_tokens)
         where = None if length == new else index[keys][::page_tokens] // page_tokens

@@ -24,7 +24,7 @@ from typing import Any
 
 from bot.inference import reading_order
 from bot.inference.answer import Answer
-from bot.inference.attention import distrust, use_rows
+from bot.inference.attention import use_rows
 from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event
 from bot.inference.loader import LoadedModel
@@ -86,7 +86,7 @@ class Batch:
             ),
         )
         self._manager.logit_processor, self._mark_broken = processors(self._draws, loaded.eos_token_ids)
-        self._readers = _Readers(self._manager.cancel_request, self._check)
+        self._readers = _Readers(self._manager.cancel_request, self._mark_broken)
         self._manager.output_router = self._readers
         use_rows()
 
@@ -169,12 +169,6 @@ class Batch:
             if in_batch and self._manager.is_running():
                 self._manager.cancel_request(request_id)
 
-    def _check(self, outputs: list[Any]) -> None:
-        """Look at the outputs of a step, on the batch's thread: the pages of one whose numbers overflowed are free now,
-        and the next step may give them to somebody else."""
-        if self._mark_broken(outputs):
-            distrust(self._manager.batch_processor.cache)
-
     def _add(self, request_id: str, ids: list[int], limit: int) -> None:
         eos = list(self._loaded.eos_token_ids)
         added = self._manager.add_request(
@@ -232,7 +226,7 @@ class _Readers:
         check: looks at the outputs of each step before anybody else does, see `processors`.
     """
 
-    def __init__(self, cancel: Callable[[str], None], check: Callable[[list[Any]], None]) -> None:
+    def __init__(self, cancel: Callable[[str], None], check: Callable[[list[Any]], object]) -> None:
         self._cancel = cancel
         self._check = check
         self._lock = threading.Lock()

@@ -51,7 +51,7 @@ def read_headers(folder: Path, alias: str) -> Headers:
             raise ModelUnavailable(
                 f"{alias} is not whole: {name} is missing or cannot be read. Fetch it again."
             ) from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise broken(alias, name) from error
     return tensors
 
@@ -69,7 +69,7 @@ def shard_names(folder: Path, alias: str) -> tuple[str, ...]:
         names = tuple(sorted({str(name) for name in index["weight_map"].values()}))
     except FileNotFoundError:
         names = ()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise broken(alias, INDEX_FILE) from error
     if not names:
         raise no_safetensors(alias)

@@ -87,7 +87,7 @@ def _complete(folder: Path) -> bool:
         shards = (
             set(json.loads(index.read_bytes()).get("weight_map", {}).values()) if index.exists() else set()
         )
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return False
     weights = {file.name for file in folder.glob("*.safetensors")}
     return bool(weights) and shards <= weights and has_tokenizer(folder)

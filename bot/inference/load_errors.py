@@ -81,7 +81,7 @@ def refuse_non_writers(spec: ModelSpec, folder: Path) -> None:
     config = _config(folder)
     named = config.get("architectures") if config else None
     if isinstance(named, list) and named and all(str(one).endswith(_NOT_WRITING) for one in named):
-        raise ModelUnavailable(f"{spec.alias} cannot be loaded: {_not_a_writer(str(named[0]))}.")
+        raise ModelUnavailable(f"{spec.alias} cannot be loaded: {_not_a_writer(plain(named[0]))}.")
 
 
 def why_not(
@@ -171,7 +171,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _config(folder: Path) -> dict[str, Any] | None:
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return config if isinstance(config, dict) else None
 
@@ -194,20 +194,25 @@ def _unknown_kind(config: dict[str, Any]) -> str | None:
 
     kind = config.get("model_type")
     named = config.get("architectures")
-    architecture = str(named[0]) if isinstance(named, list) and named else str(kind)
-    if kind is not None and not isinstance(kind, str):
-        return "its config.json is broken. Fetch it again"
+    architecture = plain(named[0] if isinstance(named, list) and named else kind)
+    if not isinstance(kind, str):
+        return "its config.json is broken, for it does not name a model type. Fetch it again"
     library = f"transformers {version('transformers')}"
     known: Collection[str] = configuration_auto.CONFIG_MAPPING_NAMES  # type: ignore[attr-defined]
     if kind not in known:
         code = " Code that comes with it is never run." if "auto_map" in config else ""
         return (
-            f"{architecture[:60]} is of a kind that is not supported, not a language model {library} knows by itself."
+            f"{architecture} is of a kind that is not supported, not a language model {library} knows by itself."
             f"{code} A newer version of the bot may know it"
         )
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        return _not_a_writer(architecture[:60])
+        return _not_a_writer(architecture)
     return None
+
+
+def plain(name: object) -> str:
+    """A name out of a model's files as a sentence can have it: they may hold anything, markup and line breaks too."""
+    return re.sub(r"[^\w .+-]", "?", str(name)[:60], flags=re.ASCII)
 
 
 def _not_a_writer(architecture: str) -> str:
@@ -225,7 +230,7 @@ def _quantized_already(spec: ModelSpec, config: dict[str, Any], chain: list[Base
             own = part.get("quantization_config")
     if not isinstance(own, dict):
         return None
-    method = str(own.get("quant_method") or "a way that its config.json does not name")[:60]
+    method = plain(own.get("quant_method") or "a way that its config.json does not name")
     if method == "bitsandbytes" or own.get("load_in_4bit") or own.get("load_in_8bit"):
         return None
     shown = _METHODS.get(method, method)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers.generation.continuous_batching.continuous_api import OutputRouter
 
@@ -44,7 +44,7 @@ class Stepped:
         self._loaded = loaded
         self._numbers = itertools.count()
 
-    def __enter__(self) -> Stepped:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

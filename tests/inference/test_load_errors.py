@@ -157,6 +157,18 @@ def config_of_a_list(folder: Path) -> None:
     (folder / "config.json").write_text("[1, 2]")
 
 
+def config_without_end(folder: Path) -> None:
+    (folder / "config.json").write_text("[" * 100_000)
+
+
+def config_of_nothing(folder: Path) -> None:
+    (folder / "config.json").write_text("{}")
+
+
+def named_in_markup(folder: Path) -> None:
+    changed(folder / "config.json", model_type="x", architectures=["a\n# Big @everyone <@1>"])
+
+
 KINDS: dict[Callable[[Path], None], tuple[str, ...]] = {
     unknown: ("TomorrowForCausalLM", "of a kind that is not supported", "transformers 5"),
     with_code: ("TomorrowForCausalLM", "Code that comes with it is never run"),
@@ -166,6 +178,9 @@ KINDS: dict[Callable[[Path], None], tuple[str, ...]] = {
     classifier: ("LlamaForSequenceClassification", "not a language model that writes text"),
     broken_config: ("config.json is broken",),
     config_of_a_list: ("config.json is broken",),
+    config_without_end: ("config.json is broken",),
+    config_of_nothing: ("does not name a model type",),
+    named_in_markup: ("cannot be", "of a kind that is not supported"),
 }
 
 
@@ -178,6 +193,7 @@ def test_a_model_of_another_kind_is_called_by_its_kind(
     said = act(own)
     for part in KINDS[broken]:
         assert part in said
+    assert "@" not in said
 
 
 @pytest.mark.parametrize(("broken", "part"), [(adapter, "an adapter (LoRA)"), (gguf, "in the GGUF format")])
