@@ -31,8 +31,8 @@ _SUBDOMAIN = re.compile(r"[a-z0-9.-]*\Z", re.I)
 _DISCORD = re.compile(r"(?:^|\.)(?:discord\.(?:gg|com|gift|new)|discordapp\.com)\Z")
 _DOTS = str.maketrans("。｡．", "...")
 _TRAILING = ".,:;\"')!?"  # ends a sentence, not an address
-# Emphasis, a spoiler, code or a label that begins before an address can end at one of these in it.
-_MARK = re.compile(r"[*~|`\[\]\\]|_(?![0-9A-Za-z])")
+# Emphasis, a spoiler, code, a label or a target that begins before an address can end at one of these in it.
+_MARK = re.compile(r"[*~|`\[\]()\\]|_(?![0-9A-Za-z])")
 
 # The beginning of a mention of a person or a role, which Discord shows by name.
 MENTION = re.compile(r"<(?=@[!&]?\d+>)")
@@ -119,6 +119,7 @@ def leads_to_discord(authority: str) -> bool:
     """Whether the part of an address between its scheme and its path names one of Discord's hosts."""
     host = authority.rpartition("@")[2][:_LONGEST_HOST]
     host = unicodedata.normalize("NFKC", unquote(host).translate(_DOTS)).casefold()
-    host = host.rpartition("@")[2].partition(":")[0]
-    host = "".join(letter for letter in host if letter.isalnum() or letter in ".-")
-    return _DISCORD.search(host.rstrip(".")) is not None
+    host = host.rpartition("@")[2]
+    host = "".join(letter for letter in host if letter.isalnum() or letter in ".-:")
+    # What is no port is no host either to a browser. What Discord makes of that is not known: any part may count.
+    return any(_DISCORD.search(part.rstrip(".")) for part in host.split(":"))
