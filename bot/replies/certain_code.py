@@ -92,14 +92,14 @@ class _Surroundings:
             if kind == "run":
                 self._run(token, found.start(), found.end())
             elif kind == "bracket":
-                self._bracket(token, found.start(), begins=True)
+                self._bracket(token, found.start(), end, begins=True)
             elif kind == "line":
                 self._in_doubt |= self._ends_with_line and bool(self._spans)
                 self._begin_line(found.end())
             elif kind == "escape":
                 self._in_doubt |= token[1] in "~|"  # strikes and spoilers know no backslash
                 if token[1] in "[]":
-                    self._bracket(token[1], found.end() - 1, begins=False)
+                    self._bracket(token[1], found.end() - 1, end, begins=False)
             elif kind == "url":
                 self._in_doubt |= bool((_MARKS if self._spans else _URL_MARKS).search(token))
             elif kind != "number":
@@ -123,12 +123,13 @@ class _Surroundings:
             self._in_list = self._ends_with_line = False
         return True
 
-    def _bracket(self, bracket: str, place: int, *, begins: bool) -> None:
+    def _bracket(self, bracket: str, place: int, end: int, *, begins: bool) -> None:
         label = self._labels.read(bracket, place, begins=begins)
         if label is None or not self._message.startswith("(", place + 1):
             return
-        # One with a scheme will be no link any more. Any other is one piece to Discord, with all marks in it.
-        if not LINK_TARGET.match(self._message, place):
+        # One with a scheme before the next backtick will be no link any more. Any other is one piece to Discord, with
+        # all marks in it.
+        if not LINK_TARGET.match(self._message, place, end):
             self._in_doubt |= bool(self._spans) or not _SIMPLE_TARGET.match(self._message, place)
             self.label = _first(self.label, label)
 

@@ -74,6 +74,7 @@ LINK = "[your bank](https://evil.example)"
         f"> a ```\n{LINK}\n```",
         f"- a ```\n{LINK}\n```",
         f"# **a\nb** ` ** {LINK} `",
+        f"[a](`https://b.c(j) {LINK} `",  # the target that begins before the code is none, and takes its mark
     ],
 )
 def test_what_only_looks_like_code_hides_no_link(written: str) -> None:
