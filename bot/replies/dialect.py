@@ -166,8 +166,6 @@ def with_ending_quote(content: str) -> str:
 
 
 def under(content: str, note: str) -> str:
-    """A message with a note under it, outside a quote that would go on."""
-    if not note:
-        return content
-    ended = with_ending_quote(content)
-    return f"{content if ended == content else with_plain_links(ended)}\n{note}"
+    """A message with a note under it, outside a quote that would go on. What is code is judged anew: a backtick above
+    may have its end in the note."""
+    return with_plain_links(f"{with_ending_quote(content)}\n{note}") if note else content
