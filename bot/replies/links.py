@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 _SCHEME = r"(?:https?|steam)://"
-_BARE_HOST = r"discord(?:\.gg|(?:app)?\.com)"
+_BARE_HOST = r"discord(?:\.(?:gg|gift|new)|(?:app)?\.com)"
 _LONGEST_SUBDOMAIN = 32  # characters that are looked at before a host without a scheme
 _LONGEST_HOST = 512  # characters; a browser takes 253, which escapes can make longer
 
@@ -26,7 +26,7 @@ _ADDRESS_END = re.compile(rf"[\s<>]|{_SCHEME}", re.I)
 _INVITATION_PATH = re.compile(r"(?:[/\\]+[\w\-%]+)+")
 _NO_HOST = re.compile(r"[>*_~|`\[\]\"'()]")  # in front of a host, one belongs to a user's name
 _SLASHES = re.compile(r"[/\\]+")
-_INVITE = re.compile(r"[/\\]+invite[/\\]+[\w\-%]", re.I)
+_INVITE = re.compile(r"[/\\]+(?:invite|gifts|template)[/\\]+[\w\-%]", re.I)
 _SUBDOMAIN = re.compile(r"[a-z0-9.-]*\Z", re.I)
 _DISCORD = re.compile(r"(?:^|\.)(?:discord\.(?:gg|com|gift|new)|discordapp\.com)\Z")
 _DOTS = str.maketrans("。｡．", "...")
@@ -100,9 +100,9 @@ def _with_scheme(text: str, found: re.Match[str], end: int) -> DiscordLink | Non
 
 
 def _without_scheme(text: str, found: re.Match[str], since: int) -> DiscordLink | None:
-    """An invitation that begins with its host."""
+    """An invitation, a gift or a server's template that begins with its host."""
     path = _INVITATION_PATH.match(text, found.end())
-    if path is None or not (found[0].lower() == "discord.gg" or _INVITE.match(text, found.end())):
+    if path is None or not (not found[0].lower().endswith(".com") or _INVITE.match(text, found.end())):
         return None
     before = _SUBDOMAIN.search(text, max(since, found.start() - _LONGEST_SUBDOMAIN), found.start())
     assert before is not None  # noqa: S101

@@ -146,6 +146,11 @@ INVITATIONS = [
     "discord.com/invite/abc",
     "discordapp.com/invite/abc",
     "ptb.discord.com/invite/abc",
+    "discord.gift/abc",
+    "https://discord.gift/abc",
+    "discord.com/gifts/abc",
+    "Discord.new/abc",
+    "discordapp.com/template/abc",
 ]
 
 
