@@ -115,6 +115,7 @@ def room_of(memory: Callable[[], MemoryReport]) -> Callable[[], Room | None]:
 def pages_of(findings: Sequence[Finding], secrets: Sequence[str] = ()) -> list[str]:
     """The findings as lines, on as few pages as they fit; a summary above the first."""
     lines = [_SUMMARIES[worst(findings)], *(_line(finding, secrets) for finding in findings)]
+    lines = [safe(line, MESSAGE_LIMIT) for line in lines]  # each may get longer: before they are put on pages
     return [safe("\n".join(page), MESSAGE_LIMIT) for page in packed(lines, most=len(lines))]
 
 

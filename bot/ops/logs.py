@@ -4,6 +4,8 @@ A line carries the id of the request that it belongs to (`bot.trace`), as text o
 logged on purpose. An error of a library may quote it all the same, so what the request's person wrote is struck out of
 tracebacks and of other libraries' lines too; `LOG_CONTENT` switches that off, for debugging.
 
+A library may quote a file's or a stranger's words: what would act on a terminal, hide or reverse text is escaped.
+
 Libraries give their loggers handlers of their own, at any time, which would write past all that. So from
 `configure_logging` on every record of every logger goes to the root's handler and to no other.
 """
@@ -22,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from bot import trace
 from bot.ops.quotes import without_quotes, without_secrets
+from bot.replies.characters import with_escapes
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -93,7 +96,7 @@ class Redactor(logging.Formatter):
         message, told = self.parts(record)
         whole = logging.makeLogRecord({**record.__dict__, "msg": message, "args": None})
         whole.exc_info = whole.exc_text = whole.stack_info = None
-        return "\n".join([super().format(whole), *told.values()])
+        return with_escapes("\n".join([super().format(whole), *told.values()]))
 
     def parts(self, record: logging.LogRecord) -> tuple[str, dict[str, str]]:
         """The message, and the traceback and the stack where there are any, with nothing in them that may not be."""
@@ -132,7 +135,7 @@ class JsonRedactor(Redactor):
         now = getattr(record, "trace", trace.NOTHING)
         if now.id:
             line |= {"request": now.id, "command": now.command}
-        return json.dumps({**line, "message": message, **told}, ensure_ascii=False)
+        return with_escapes(json.dumps({**line, "message": message, **told}, ensure_ascii=False))
 
 
 def configure_logging(

@@ -34,34 +34,49 @@ LINK_TARGET = re.compile(r"\]\((?=[^][A-Za-z0-9()+.\-\\]*[A-Za-z0-9+.\-\\]+:)")
 
 
 class Labels:
-    """Whether a "[" that was read can be the beginning of a link whose label ends here.
+    """Where the beginning of a link is whose label ends here.
 
     A label may hold brackets in pairs, and a "]" alone if the next bracket is another "]".
     """
 
     def __init__(self) -> None:
-        self._outside = self._inside = self._behind_end = False
+        # The first of the places where a label may begin that goes on: outside brackets in it, inside of them, and
+        # behind a "]" that may have been its end.
+        self._outside: int | None = None
+        self._inside: int | None = None
+        self._behind_end: int | None = None
 
-    def read(self, bracket: str, *, begins: bool) -> bool:
-        """Read a bracket; whether it can be the end of a label.
+    def read(self, bracket: str, place: int, *, begins: bool) -> int | None:
+        """Read a bracket; where the longest label begins that may end with it, if one may.
 
         Args:
             bracket: "[" or "]".
+            place: where it is.
             begins: whether a label can begin with it.
         """
         if bracket == "[":
-            self._inside = self._inside or self._outside
-            self._outside, self._behind_end = begins, False
-            return False
-        ends = self._outside or self._behind_end
-        self._behind_end, self._outside, self._inside = ends, self._inside, False
+            self._inside = _first(self._inside, self._outside)
+            self._outside, self._behind_end = place if begins else None, None
+            return None
+        ends = _first(self._outside, self._behind_end)
+        self._behind_end, self._outside, self._inside = ends, self._inside, None
         return ends
 
 
+def _first(*places: int | None) -> int | None:
+    return min((place for place in places if place is not None), default=None)
+
+
 class _Surroundings:
-    """What was read of a message outside its code, as far as it can keep something from being code."""
+    """What was read of a message outside its code, as far as it can keep something from being code.
+
+    Attributes:
+        label: where the first label begins of the links without a scheme that end in the part that was read last. Such
+            a link is one piece to Discord: what looks like code in it is none.
+    """
 
     def __init__(self, message: str) -> None:
+        self.label: int | None = None
         self._message = message
         self._spans: list[str] = []  # which may be open, outermost first
         self._in_doubt = False
@@ -71,19 +86,20 @@ class _Surroundings:
 
     def read(self, begin: int, end: int) -> None:
         """Read a part without code."""
+        self.label = None
         for found in _TOKEN.finditer(self._message, begin, end):
             kind, token = str(found.lastgroup), found[0]
             if kind == "run":
                 self._run(token, found.start(), found.end())
             elif kind == "bracket":
-                self._bracket(token, found.start(), begins=True)
+                self._bracket(token, found.start(), end, begins=True)
             elif kind == "line":
                 self._in_doubt |= self._ends_with_line and bool(self._spans)
                 self._begin_line(found.end())
             elif kind == "escape":
                 self._in_doubt |= token[1] in "~|"  # strikes and spoilers know no backslash
                 if token[1] in "[]":
-                    self._bracket(token[1], found.end() - 1, begins=False)
+                    self._bracket(token[1], found.end() - 1, end, begins=False)
             elif kind == "url":
                 self._in_doubt |= bool((_MARKS if self._spans else _URL_MARKS).search(token))
             elif kind != "number":
@@ -99,19 +115,23 @@ class _Surroundings:
         if any(span[0] in code for span in self._spans):
             return False
         for found in re.finditer(r"[\[\]]", code):
-            ends = self._labels.read(found[0], begins=False)
-            if ends and code.startswith("(", found.end()):
+            label = self._labels.read(found[0], begin + found.start(), begins=False)
+            if label is not None and code.startswith("(", found.end()):
+                self.label = label
                 return False
         if lines:
             self._in_list = self._ends_with_line = False
         return True
 
-    def _bracket(self, bracket: str, place: int, *, begins: bool) -> None:
-        ends = self._labels.read(bracket, begins=begins)
-        if ends and self._message.startswith("(", place + 1):
-            # One with a scheme will be no link any more. Any other is one piece to Discord, with all marks in it.
-            simple = not self._spans and _SIMPLE_TARGET.match(self._message, place)
-            self._in_doubt |= not (simple or LINK_TARGET.match(self._message, place))
+    def _bracket(self, bracket: str, place: int, end: int, *, begins: bool) -> None:
+        label = self._labels.read(bracket, place, begins=begins)
+        if label is None or not self._message.startswith("(", place + 1):
+            return
+        # One with a scheme before the next backtick will be no link any more. Any other is one piece to Discord, with
+        # all marks in it.
+        if not LINK_TARGET.match(self._message, place, end):
+            self._in_doubt |= bool(self._spans) or not _SIMPLE_TARGET.match(self._message, place)
+            self.label = _first(self.label, label)
 
     def _begin_line(self, place: int) -> None:
         found = _LINE.match(self._message, place)
@@ -164,8 +184,17 @@ def certain_code(message: str) -> list[tuple[int, int]]:
     at = 0
     for begin, end in code.regions:
         surroundings.read(at, begin)
-        if not surroundings.passes(begin, end):
-            break
-        regions.append((begin, end))
         at = end
+        _drop_since(surroundings.label, regions)
+        if not surroundings.passes(begin, end):
+            _drop_since(surroundings.label, regions)
+            return regions
+        regions.append((begin, end))
+    surroundings.read(at, len(message))
+    _drop_since(surroundings.label, regions)
     return regions
+
+
+def _drop_since(place: int | None, regions: list[tuple[int, int]]) -> None:
+    while regions and place is not None and place < regions[-1][0]:
+        regions.pop()

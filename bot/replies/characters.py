@@ -11,6 +11,8 @@ and isolates of direction on a line that has right-to-left letters.
 
 from __future__ import annotations
 
+import json
+
 import regex
 
 ISOLATE_LOOKAHEAD = 64  # characters: how far a right-to-left letter may be behind an isolate that it needs
@@ -55,6 +57,10 @@ _HAN = regex.compile(r"\p{Han}")
 _VOWEL_SEPARATOR, _MONGOLIAN = "\u180e", regex.compile(r"\p{Mongolian}")
 _SPACE_OR_SELECTOR = regex.compile(r"[\s\p{Variation_Selector}]")
 _SELECTOR = regex.compile(r"\p{Variation_Selector}")
+# Whatever cannot be seen, as far as it is no space.
+_UNSEEN = regex.compile(
+    r"[^\P{C}\n]|[\p{Variation_Selector}\u034f\u115f\u1160\u17b4\u17b5\u2028\u2029\u3164\uffa0]"
+)
 
 
 class CharacterFilter:
@@ -159,3 +165,8 @@ def without_hidden_characters(text: str) -> str:
     """A whole text without what hides or reverses text."""
     characters = CharacterFilter()
     return characters.feed(text) + characters.flush()
+
+
+def with_escapes(text: str) -> str:
+    """The same text, exact and for people who look closely: what cannot be seen is written as JSON escapes it."""
+    return str(_UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text))

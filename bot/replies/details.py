@@ -8,17 +8,13 @@ from importlib import metadata
 from typing import Any
 
 import discord
-import regex
 
 from bot.inference.catalog import place_for_people
-from bot.replies.characters import without_hidden_characters
+from bot.replies.characters import with_escapes, without_hidden_characters
 from bot.replies.limits import fitted
 
 _COLOUR = 0x5FBF8F
 _SHOWN = ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens", "min_new_tokens")
-_HIDING = regex.compile(
-    r"[^\P{C}\n]|[\p{Variation_Selector}\u034f\u115f\u1160\u17b4\u17b5\u2028\u2029\u3164\uffa0]"
-)
 _LIBRARIES = ("torch", "transformers", "bitsandbytes")
 
 
@@ -70,11 +66,7 @@ def details_document(
 def as_json(document: dict[str, Any]) -> str:
     """The document as a file. It is exact: what would be hidden in a text is written as an escape."""
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    return text if without_hidden_characters(text) == text else _HIDING.sub(_escaped, text)
-
-
-def _escaped(found: regex.Match[str]) -> str:
-    return json.dumps(found[0])[1:-1]
+    return text if without_hidden_characters(text) == text else with_escapes(text)
 
 
 def _numbers(numbers: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ _LONGEST_NAME = 24  # characters of a column's name, which is repeated in each r
 _UNDECIDED = re.compile(r" {0,3}(?:> ?)?#{0,6}\Z")
 _DEEP_HEADING = re.compile(r"\A( {0,3}(?:> )?)#{4,6}(?= )")
 _NEEDS_LOOK = re.compile(r"^ {0,3}(?:> ?)?(?:[#|]|\Z)(?<!\n)", re.M)  # not an empty line
-_ROW = re.compile(r" {0,3}\|")
+_ROW = re.compile(r" {0,3}(?P<quote>> ?)?\|")
 _RULE_CELL = re.compile(r" *:?-+:? *\Z")
 _BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 _LINE_BREAK = re.compile(r"<br */?>", re.I)
@@ -36,6 +36,7 @@ class DialectFilter:
         self._header = ""  # a line that is the header of a table if the next one is a rule
         self._columns: list[str] | None = None  # the names of a table's columns, while there is one
         self._has_rows = False
+        self._is_quoted = False  # the table
 
     def feed(self, text: str) -> str:
         """More of the text; what may be shown."""
@@ -105,10 +106,14 @@ class DialectFilter:
 
     def _take_row(self, shown: list[str]) -> None:
         """A whole line that begins with a bar."""
-        if self._columns is not None:
+        if self._columns is not None and _is_quoted(self._line) == self._is_quoted:
             self._put_row(shown)
-        elif self._header and _is_rule(self._line) and len(_cells(self._line)) == len(_cells(self._header)):
+            return
+        if self._columns is not None:
+            self._end_table(shown)  # another table, in a quote or behind it
+        if self._header and _is_rule_of(self._line, self._header):
             self._columns = [_name(cell) for cell in _cells(self._header)]
+            self._is_quoted = _is_quoted(self._header)
             self._header = self._line = ""
             self._has_rows = False
         else:
@@ -121,25 +126,37 @@ class DialectFilter:
         cells = [f"{name}: {cell}" if name else cell for name, cell in named if cell]
         self._has_rows = True
         if cells:
-            self._put(f"- {' · '.join(cells)}" + "\n" * line.endswith("\n"), shown)
+            quote = "> " * self._is_quoted
+            self._put(f"{quote}- {' · '.join(cells)}" + "\n" * line.endswith("\n"), shown)
 
     def _end_table(self, shown: list[str]) -> None:
         self._put(self._header, shown)
         if self._columns is not None and not self._has_rows:
-            self._put(" · ".join(name for name in self._columns if name) + "\n", shown)
+            quote = "> " * self._is_quoted
+            self._put(quote + " · ".join(name for name in self._columns if name) + "\n", shown)
         self._header, self._columns = "", None
 
 
+def _is_quoted(row: str) -> bool:
+    found = _ROW.match(row)
+    return found is not None and bool(found["quote"])
+
+
 def _cells(row: str) -> list[str]:
-    inside = row.strip().removeprefix("|")
+    """What stands between the bars of a row, which may be in a quote."""
+    found = _ROW.match(row)
+    inside = row[found.end() :].strip() if found else row.strip()
     if inside.endswith("|") and not inside.endswith("\\|"):
         inside = inside[:-1]
     cells = _BETWEEN_CELLS.split(inside)
     return [_LINE_BREAK.sub("; ", cell).replace("\\|", "|").strip() for cell in cells]
 
 
-def _is_rule(row: str) -> bool:
-    return all(_RULE_CELL.match(cell) for cell in _cells(row))
+def _is_rule_of(row: str, header: str) -> bool:
+    """Whether this is the line between a table's header and its rows."""
+    cells = _cells(row)
+    matches = len(cells) == len(_cells(header)) and _is_quoted(row) == _is_quoted(header)
+    return matches and all(map(_RULE_CELL.match, cells))
 
 
 def _name(cell: str) -> str:
@@ -166,8 +183,6 @@ def with_ending_quote(content: str) -> str:
 
 
 def under(content: str, note: str) -> str:
-    """A message with a note under it, outside a quote that would go on."""
-    if not note:
-        return content
-    ended = with_ending_quote(content)
-    return f"{content if ended == content else with_plain_links(ended)}\n{note}"
+    """A message with a note under it, outside a quote that would go on. What is code is judged anew: a backtick above
+    may have its end in the note."""
+    return with_plain_links(f"{with_ending_quote(content)}\n{note}") if note else content

@@ -16,8 +16,10 @@ from bot.replies.links import MENTION, discord_links
 _ROUNDS = 3  # each may change what is code
 
 # All that `with_plain_links` may make longer, in one pattern that needs to see nothing behind it, and by how much.
-GROWS = re.compile(r"\]\(|://|<@|discord(?:\.gg|(?:app)?\.com)", re.I)
-GROWTH = {"](": 1, "://": 3, "<@": 1, "discord.gg": 11, "discord.com": 11, "discordapp.com": 11}
+GROWS = re.compile(r"\]\(|://|<@|discord(?:\.(?:gg|gift|new)|(?:app)?\.com)", re.I)
+GROWTH = {"](": 1, "://": 3, "<@": 1} | dict.fromkeys(
+    ("discord.gg", "discord.gift", "discord.new", "discord.com", "discordapp.com"), 11
+)
 GROWS_LONGEST = max(map(len, GROWTH))
 
 

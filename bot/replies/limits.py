@@ -22,6 +22,7 @@ FIELD_LIMIT = 1_024
 FOOTER_LIMIT = 2_048
 CARD_LIMIT = 6_000
 FIELDS_LIMIT = 25
+_LOOK = 4  # times as long as what may be shown; the rest is not read, however much of this is hidden
 
 
 def shortened(text: str, limit: int) -> str:
@@ -39,7 +40,8 @@ def shortened(text: str, limit: int) -> str:
 def safe(text: str, limit: int) -> str:
     """Somebody's text as it may be shown, within `limit` units: nothing hidden, no masked link, no invitation, nobody
     named by number. For a whole message, or a part of one without code around it."""
-    text = without_hidden_characters(text)
+    looked_at = text[: _LOOK * limit]  # a library's error may be of any length
+    text = without_hidden_characters(looked_at) + "…" * (len(looked_at) < len(text))
     room = limit
     while room > 0:
         shown = with_plain_links(shortened(text, room))

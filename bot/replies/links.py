@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 _SCHEME = r"(?:https?|steam)://"
-_BARE_HOST = r"discord(?:\.gg|(?:app)?\.com)"
+_BARE_HOST = r"discord(?:\.(?:gg|gift|new)|(?:app)?\.com)"
 _LONGEST_SUBDOMAIN = 32  # characters that are looked at before a host without a scheme
 _LONGEST_HOST = 512  # characters; a browser takes 253, which escapes can make longer
 
@@ -26,13 +26,13 @@ _ADDRESS_END = re.compile(rf"[\s<>]|{_SCHEME}", re.I)
 _INVITATION_PATH = re.compile(r"(?:[/\\]+[\w\-%]+)+")
 _NO_HOST = re.compile(r"[>*_~|`\[\]\"'()]")  # in front of a host, one belongs to a user's name
 _SLASHES = re.compile(r"[/\\]+")
-_INVITE = re.compile(r"[/\\]+invite[/\\]+[\w\-%]", re.I)
+_INVITE = re.compile(r"[/\\]+(?:invite|gifts|template)[/\\]+[\w\-%]", re.I)
 _SUBDOMAIN = re.compile(r"[a-z0-9.-]*\Z", re.I)
 _DISCORD = re.compile(r"(?:^|\.)(?:discord\.(?:gg|com|gift|new)|discordapp\.com)\Z")
 _DOTS = str.maketrans("。｡．", "...")
 _TRAILING = ".,:;\"')!?"  # ends a sentence, not an address
-# Emphasis, a spoiler, code or a label that begins before an address can end at one of these in it.
-_MARK = re.compile(r"[*~|`\[\]\\]|_(?![0-9A-Za-z])")
+# Emphasis, a spoiler, code, a label or a target that begins before an address can end at one of these in it.
+_MARK = re.compile(r"[*~|`\[\]()\\]|_(?![0-9A-Za-z])")
 
 # The beginning of a mention of a person or a role, which Discord shows by name.
 MENTION = re.compile(r"<(?=@[!&]?\d+>)")
@@ -100,9 +100,9 @@ def _with_scheme(text: str, found: re.Match[str], end: int) -> DiscordLink | Non
 
 
 def _without_scheme(text: str, found: re.Match[str], since: int) -> DiscordLink | None:
-    """An invitation that begins with its host."""
+    """An invitation, a gift or a server's template that begins with its host."""
     path = _INVITATION_PATH.match(text, found.end())
-    if path is None or not (found[0].lower() == "discord.gg" or _INVITE.match(text, found.end())):
+    if path is None or not (not found[0].lower().endswith(".com") or _INVITE.match(text, found.end())):
         return None
     before = _SUBDOMAIN.search(text, max(since, found.start() - _LONGEST_SUBDOMAIN), found.start())
     assert before is not None  # noqa: S101
@@ -119,6 +119,7 @@ def leads_to_discord(authority: str) -> bool:
     """Whether the part of an address between its scheme and its path names one of Discord's hosts."""
     host = authority.rpartition("@")[2][:_LONGEST_HOST]
     host = unicodedata.normalize("NFKC", unquote(host).translate(_DOTS)).casefold()
-    host = host.rpartition("@")[2].partition(":")[0]
-    host = "".join(letter for letter in host if letter.isalnum() or letter in ".-")
-    return _DISCORD.search(host.rstrip(".")) is not None
+    host = host.rpartition("@")[2]
+    host = "".join(letter for letter in host if letter.isalnum() or letter in ".-:")
+    # What is no port is no host either to a browser. What Discord makes of that is not known: any part may count.
+    return any(_DISCORD.search(part.rstrip(".")) for part in host.split(":"))

@@ -53,7 +53,10 @@ def list_pages(offered: Sequence[ModelSpec], current: str) -> list[str]:
     ]
     pages = packed(entries, most=PAGE_ENTRIES, limit=MESSAGE_LIMIT - _FOOT_ROOM)
     return [
-        "\n".join([*page, *([f"-# page {number} of {len(pages)}"] if len(pages) > 1 else [])])
+        safe(
+            "\n".join([*page, *([f"-# page {number} of {len(pages)}"] if len(pages) > 1 else [])]),
+            MESSAGE_LIMIT,
+        )
         for number, page in enumerate(pages, start=1)
     ]
 

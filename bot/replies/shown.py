@@ -230,4 +230,9 @@ def _with_note(pages: list[str], note: str, most: int | None = None) -> list[str
         return [*others, last, note]
     room = MESSAGE_LIMIT - units(note) - 1
     last = with_ending_quote(last)
-    return [*others, f"{split_pages(last, room)[0].content}\n{note}"]
+    while room > 0:
+        together = under(split_pages(last, room)[0].content, note)
+        if (excess := units(together) - MESSAGE_LIMIT) <= 0:
+            return [*others, together]
+        room -= excess
+    return [*others, note]

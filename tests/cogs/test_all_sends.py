@@ -6,14 +6,19 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import regex
+from simcord.backend.errors import SetupError
 
-from bot.errors import ModelUnavailable
+from bot.errors import HubUnreachable, ModelUnavailable
+from bot.inference.accelerator import Accelerator
 from bot.inference.scripted import ScriptedEngine
+from bot.ops import machine_checks
+from bot.ops.hub_checks import HubChecks
 from bot.replies.details import as_json
 from bot.replies.limits import safe
 from bot.replies.pages import units
@@ -157,6 +162,57 @@ async def test_nothing_that_commands_show_deceives(tmp_path: Path, gemma: Path) 
         await admin.click(last, label="Another model")
         world.env.errors.clear()
         assert assert_harmless(world, names=(admin.id, world.alice.id)) > 20
+
+
+async def test_nothing_that_doctor_shows_deceives(
+    tmp_path: Path, gemma: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = hostile_catalogue(tmp_path, gemma)
+    own.write_text(
+        own.read_text()
+        + "".join(
+            f"[own{number}]\nsource = {json.dumps(f'/nowhere`{number} {HOSTILE}')}\n"
+            f"context_tokens = 128\ndescription = {json.dumps(HOSTILE[:100])}\n"
+            for number in range(4)
+        )
+    )
+
+    async def said(_: HubChecks) -> str | None:
+        raise HubUnreachable(f"The Hub says: {HOSTILE} ` {HOSTILE}")
+
+    def broken() -> Accelerator:
+        raise ImportError(f"{HOSTILE} `{HOSTILE}`")
+
+    monkeypatch.setattr(HubChecks, "_ask", said)
+    monkeypatch.setattr(HubChecks, "_access", lambda *_, **__: said(_[0]))
+    monkeypatch.setattr(machine_checks, "read_accelerator", broken)
+    async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
+        admin = administrator(world)
+        result = await admin.slash(world.channel, "doctor")
+        await world.until(lambda: bool(result.response and result.response.content))
+        (message,) = world.channel.history(viewer=admin)
+        pages = [message.content]
+        with suppress(SetupError):  # the last page has no next one
+            while len(pages) < 20:
+                await admin.click(message, label="Next")
+                (message,) = world.channel.history(viewer=admin)
+                pages.append(message.content)
+        assert len(pages) > 2
+        assert "bank" in "".join(pages)
+        assert assert_harmless(world) > len(pages)
+
+
+async def test_descriptions_that_are_harmless_each_are_so_together(tmp_path: Path, gemma: Path) -> None:
+    own = tmp_path / "models.toml"
+    own.write_text(
+        "".join(
+            f"[{alias}]\nsource = {json.dumps(str(gemma))}\ncontext_tokens = 128\ndescription = {json.dumps(said)}\n"
+            for alias, said in (("tiny", "a ` b"), ("tiny2", "`[x](https://e.x) <@1>`"))
+        )
+    )
+    async with open_world(ScriptedEngine(), tmp_path, models_file=own) as world:
+        await administrator(world).slash(world.channel, "model list")
+        assert assert_harmless(world) > 0
 
 
 @pytest.mark.parametrize("limit", [1, 7, 20, 100, 2000])

@@ -59,6 +59,26 @@ def test_a_line_has_its_time_level_and_origin(log: logging.Logger) -> None:
     assert line[:4].isdigit()
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_nothing_that_a_stranger_wrote_acts_on_a_terminal_or_reverses_a_line(
+    log: logging.Logger, form: LogFormat
+) -> None:
+    stream = written(form=form)
+    log.warning("no file %s", "\x1b]0;title\x07a\u202etxt.exe\u200b\x9b2J\r")
+    try:
+        raise ValueError("it says \x1b[2J\u2066")
+    except ValueError:
+        log.exception("cannot read it")
+    text = stream.getvalue()
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u202a-\u202e\u2066-\u2069]", text)
+    assert r"\u001b]0;title\u0007a\u202etxt.exe\u200b\u009b2J\r" in text
+    assert r"it says \u001b[2J\u2066" in text
+    if form == "json":
+        first, second = map(json.loads, text.splitlines())
+        assert first["message"] == "no file \x1b]0;title\x07a\u202etxt.exe\u200b\x9b2J\r"
+        assert "it says \x1b[2J\u2066" in second["exception"]
+
+
 def test_a_secret_is_struck_out_of_the_message_and_of_what_is_put_into_it(log: logging.Logger) -> None:
     stream = written()
     log.info(f"logging in with {TOKEN}, and again {TOKEN}")

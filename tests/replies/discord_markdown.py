@@ -232,7 +232,8 @@ def invitations(message: str) -> list[str]:
     """What unfolds into a card, or may, since it leads to Discord: but for what is in angle brackets."""
     bare = (
         r"(?i)(?:^|[^\w.\-/])"
-        r"((?:(?:www|ptb|canary)\.)?(?:discord\.gg|discord(?:app)?\.com[/\\]+invite)[/\\]+\w)"
+        r"((?:(?:www|ptb|canary)\.)?(?:discord\.(?:gg|gift|new)"
+        r"|discord(?:app)?\.com[/\\]+(?:invite|gifts|template))[/\\]+\w)"
     )
     # Whether capitals in a scheme make a link is not known: they count as one.
     with_scheme = r"(?i)https?://[^\s<\0]+"
@@ -243,7 +244,7 @@ def invitations(message: str) -> list[str]:
     for address in addresses:
         for begin in re.finditer(r"(?i)https?://", address):
             host = host_of(address[begin.start() :])
-            if host.split(".")[-2:] in (["discord", "gg"], ["discord", "com"], ["discordapp", "com"]):
+            if re.search(r"(?:^|\.)discord(?:\.(?:gg|gift|new|com)|app\.com)\Z", host):
                 found.append(address)
     return found
 

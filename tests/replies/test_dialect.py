@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bot.errors import ModelUnavailable
 from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
-from bot.replies.dialect import DialectFilter, with_ending_quote
+from bot.replies.dialect import DialectFilter, under, with_ending_quote
+from bot.replies.pages import MESSAGE_LIMIT, units
 from bot.replies.shown import Shown
 from bot.replies.status import interrupted_text
 from tests.replies.discord_markdown import Node, live, parse
@@ -66,6 +68,10 @@ def rendered(text: str) -> str:
         ("| | b |\n|---|---|\n| c | d |\n", "- c · b: d\n"),
         ("| a |\n|---|\n| ```x``` |\n", "a\n| ```x``` |\n"),
         ("> #### a\n> b", "> ### a\n> b"),
+        ("> | a | b |\n> |---|---|\n> | c | d |\n>| e | f |\nand", "> - a: c · b: d\n> - a: e · b: f\nand"),
+        ("> | a |\n> |---|\n| b |\n", "> a\n| b |\n"),
+        ("> | a |\n|---|\n> | b |\n", "> | a |\n|---|\n> | b |\n"),
+        ("> ```\n> | a |\n> |---|\n> | b |\n> ```", "> ```\n> | a |\n> |---|\n> | b |\n> ```"),
         (f"| {'n' * 40} | b |\n|---|---|\n| c | d |", f"- {'n' * 23}…: c · b: d"),
     ],
 )
@@ -96,6 +102,7 @@ PIECES = st.lists(
             "\\",
             ">>> ",
             "> ",
+            "> |",
             "||",
             "| b |\n",
         ]
@@ -155,6 +162,34 @@ def test_a_quote_of_which_nothing_stands_under_it_stays() -> None:
     shown = Shown()
     shown.apply(TextDelta(">>> a\nb", USAGE))
     assert shown.now().pages == [">>> a\nb"]
+
+
+@pytest.mark.parametrize(
+    ("content", "note"),
+    [
+        ("a ` b", "-# It says: `[x](https://evil.example)`"),
+        ("a `` b", "-# It says: ``<@1> discord.gg/abc``"),
+        ("[a `discord.gg/abc` b", "-# ](j)"),
+    ],
+)
+def test_a_note_under_an_answer_makes_no_link_of_what_each_has_as_code(content: str, note: str) -> None:
+    assert not live(content)
+    assert not live(note)
+    assert live(f"{content}\n{note}")
+    assert not live(under(content, note))
+
+
+def test_a_note_that_gets_longer_under_a_full_last_message_still_fits() -> None:
+    shown = Shown()
+    shown.apply(TextDelta("`" + "a " * 900, USAGE))
+    error = ModelUnavailable("`" + "discord.gg/a " * 70 + "`")
+    finished = Finished(FinishReason.ERROR, USAGE, error)
+    shown.apply(finished)
+    shown.refuse_pages(1, "it is full")
+    (page,) = shown.end(finished, "smol").pages
+    assert "discord.gg" in page
+    assert not live(page)
+    assert units(page) <= MESSAGE_LIMIT
 
 
 def test_a_long_quote_of_short_lines_still_has_its_end_outside() -> None:

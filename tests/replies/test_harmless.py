@@ -74,12 +74,35 @@ LINK = "[your bank](https://evil.example)"
         f"> a ```\n{LINK}\n```",
         f"- a ```\n{LINK}\n```",
         f"# **a\nb** ` ** {LINK} `",
+        f"[a](`https://b.c(j) {LINK} `",  # the target that begins before the code is none, and takes its mark
     ],
 )
 def test_what_only_looks_like_code_hides_no_link(written: str) -> None:
     assert masked_links(written), "the reader that judges sees no link here"
     assert not masked_links(with_plain_links(written))
     assert not any(masked_links(page.content) for page in split_pages(f"{'word ' * 9}{written}", 64))
+
+
+@pytest.mark.parametrize("deceit", ["discord.gg/abc", "<@1>", "https://discord.gg/abc"])
+@pytest.mark.parametrize(
+    "around",
+    [
+        "[`{}`](j)",
+        "[a\n``# {} ><> ``](\n\n[x](https://evil.example)",
+        "[`a` `{}` b](y)",
+        "[[`{}`] b](j) `c`",
+        "[`a ]`, `{}`](j)",
+    ],
+)
+def test_what_looks_like_code_in_a_link_without_a_scheme_is_none(around: str, deceit: str) -> None:
+    written = around.replace("{}", deceit)
+    assert live(written), "the reader that judges sees code here"
+    assert not live(with_plain_links(written))
+
+
+def test_code_around_a_link_without_a_scheme_is_left_alone() -> None:
+    text = "`<@1>`, [`read()`](#read) and `<@2>`"
+    assert with_plain_links(text) == text
 
 
 def test_where_a_page_begins_in_code_its_links_are_judged_as_its_own() -> None:
@@ -101,6 +124,7 @@ INVITATIONS = [
     "https://discord.gg/invite/abc",
     "https://discord.gg:443/abc",
     "https://discord.gg./abc",
+    "https://:.discord.gg/abc",
     "https://name:word@discord.gg/abc",
     "https://a>@discord.gg/abc",
     "https://%64iscord.gg/abc",
@@ -122,6 +146,11 @@ INVITATIONS = [
     "discord.com/invite/abc",
     "discordapp.com/invite/abc",
     "ptb.discord.com/invite/abc",
+    "discord.gift/abc",
+    "https://discord.gift/abc",
+    "discord.com/gifts/abc",
+    "Discord.new/abc",
+    "discordapp.com/template/abc",
 ]
 
 
@@ -149,6 +178,8 @@ def test_the_reader_that_judges_sees_the_invitation(invitation: str) -> None:
         ("**https://discord.gg/abc**", "**<https://discord.gg/abc>**"),
         ("https://discord.gg/a,https://discord.gg/b", "<https://discord.gg/a>,<https://discord.gg/b>"),
         ("https://discord.com/developers/docs", "<https://discord.com/developers/docs>"),
+        # A link without a scheme ends at the bracket, and would take the angle bracket's end from the address.
+        ("[a](x<https://discord.gg/a(j)b/>", "[a](x<https://discord.gg/a>(j)b/>"),
         # No invitations.
         ("discord.gg and discord.com/developers", "discord.gg and discord.com/developers"),
         ("https://discord.gg.example/abc", "https://discord.gg.example/abc"),

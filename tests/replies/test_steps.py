@@ -21,6 +21,7 @@ import bot
 from bot.inference.engine import Finished, FinishReason, TextDelta, Usage
 from bot.ops.quotes import without_quotes
 from bot.replies.harmless import with_plain_links
+from bot.replies.limits import safe
 from bot.replies.markdown import Reader, code_in
 from bot.replies.pages import PageSplitter
 from bot.replies.shown import Shown
@@ -207,6 +208,12 @@ def test_four_times_the_text_is_four_times_the_steps(name: str, read: Callable[[
         assert looked_at <= 20 * length + 2_000
         counts.append(steps.count)
     assert counts[1] <= 6 * counts[0]  # the square would be 16 times as many
+
+
+def test_of_an_error_of_any_length_only_what_may_be_shown_is_read() -> None:
+    with counted() as steps:
+        assert safe("\u2067" * 100_000, 100) == "…"
+    assert steps.count < 10_000
 
 
 MARKS = st.lists(
