@@ -21,7 +21,7 @@ from bot.inference.anatomy import examine
 from bot.inference.answer import Answer
 from bot.inference.batch import Batch
 from bot.inference.catalog import ModelSpec, SamplingParams
-from bot.inference.engine import Finished, FinishReason, GenerationRequest, Queued, TextDelta
+from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Queued, TextDelta
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
@@ -100,12 +100,17 @@ async def test_a_long_prompt_is_read_between_the_others_words(engine: LocalEngin
         talking = queue.submit(ask(folder, max_new_tokens=120, min_new_tokens=120))
         await until_words(talking)
         reading = queue.submit(ask(folder, "long " * 75, max_new_tokens=16, min_new_tokens=16))
-        words = 0
-        while not any(isinstance(event, TextDelta) for event in iter(reading.next_nowait, None)):
+        words, told = 0, list[Event]()
+        # The few tokens of the answer may be bytes that are no text yet.
+        while not any(isinstance(event, TextDelta | Finished) for event in told):
             async with asyncio.timeout(20):
-                words += isinstance(await anext(talking), TextDelta)
+                event = await anext(talking)
+            words += isinstance(event, TextDelta)
+            if isinstance(event, Finished):  # on a busy machine it is over before the long prompt is encoded
+                talking = queue.submit(ask(folder, max_new_tokens=120, min_new_tokens=120))
+            told += iter(reading.next_nowait, None)
         assert words >= 1
-        assert ending(await read(reading)).error is None
+        assert ending([*told, *await read(reading)]).error is None
         assert ending(await read(talking)).usage.completion_tokens == 120
 
 
