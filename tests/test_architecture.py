@@ -22,6 +22,8 @@ MAY_USE_HEAVY = (
     "bot/inference/experts.py",
     "bot/inference/loader.py",
     "bot/inference/load_errors.py",
+    "bot/inference/layout.py",
+    "bot/inference/manager.py",
     "bot/inference/products.py",
     "bot/inference/prompting.py",
     "bot/inference/reading_order.py",

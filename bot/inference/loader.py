@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ConversationRefused, ModelUnavailable
-from bot.inference import chat_template, embedded
+from bot.inference import attention, chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
@@ -214,6 +214,7 @@ class ModelLoader:
         transformers.logging.disable_progress_bar()
         # bitsandbytes tells at every start that optional kernels for the CPU are not installed.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        attention.use_cudnn(False)
         import bitsandbytes  # noqa: F401  slow too
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  what is behind them is lazy
 
@@ -356,13 +357,14 @@ def _ready(
             log.warning("cannot use the chat template of %s: %r", spec.alias, error.__cause__ or error)
             raise chat_template.takes_no_question(spec.alias) from error
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or spec.context_tokens
+    context_tokens = min(spec.context_tokens, limit)
     loaded = LoadedModel(
         spec=spec,
         tokenizer=tokenizer,
         model=model,
         traits=traits,
         eos_token_ids=(),
-        context_tokens=min(spec.context_tokens, limit),
+        context_tokens=context_tokens,
         usable_ids=usable_ids,
         now=now,
         thoughts=ThoughtMarks.find(tokenizer),

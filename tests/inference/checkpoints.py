@@ -79,13 +79,28 @@ _TEMPLATES = {
 
 
 def save_checkpoint(
-    alias: str, folder: Path, *, context_tokens: int = 512, seed: int = 0, **options: Any
+    alias: str,
+    folder: Path,
+    *,
+    context_tokens: int = 512,
+    seed: int = 0,
+    softcap: float | None = None,
+    is_attentive: bool = False,
+    **options: Any,
 ) -> Path:
-    """Make one; `options` go to `save_pretrained`, `max_shard_size` for one."""
+    """Make one; `options` go to `save_pretrained`, `max_shard_size` for one.
+
+    What an attentive one says depends on which words it looks at, as a real model's does; noise looks at all alike.
+    """
     torch.manual_seed(seed)
     config: Any = (CONFIGS | NOT_UNDERSTOOD)[alias]()
     config.max_position_embeddings = context_tokens
+    if softcap is not None:
+        config.attn_logit_softcapping = softcap
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    for name, weights in model.named_parameters():
+        if is_attentive and name.endswith(("q_proj.weight", "k_proj.weight", "qkv_proj.weight")):
+            weights.data *= 12
     model.save_pretrained(folder, **options)
     tiny.byte_level(chat_template=_TEMPLATES.get(alias, tiny.CHATML)).save_pretrained(folder)
     return folder
