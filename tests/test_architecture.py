@@ -24,6 +24,7 @@ MAY_USE_HEAVY = (
     "bot/inference/load_errors.py",
     "bot/inference/layout.py",
     "bot/inference/manager.py",
+    "bot/inference/rope.py",
     "bot/inference/products.py",
     "bot/inference/prompting.py",
     "bot/inference/reading_order.py",

@@ -28,6 +28,7 @@ from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.prompting import Clock, Prompt, PromptEncoder, TemplateRefused, renderer, utc_now
 from bot.inference.quantized import QuantizedCopies, keepable
+from bot.inference.rope import settle_frequencies
 from bot.inference.thoughts import UNTOLD, AnswerText, Marks, ThoughtMarks
 from bot.inference.tokenizers import TokenizerMissing, fingerprint, read_tokenizer, tokenizer_missing
 from bot.inference.weights import read_weights, weights_reported
@@ -358,6 +359,7 @@ def _ready(
             raise chat_template.takes_no_question(spec.alias) from error
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or spec.context_tokens
     context_tokens = min(spec.context_tokens, limit)
+    settle_frequencies(model, context_tokens)
     loaded = LoadedModel(
         spec=spec,
         tokenizer=tokenizer,

@@ -23,7 +23,7 @@ from bot.inference.run import Run
 from bot.inference.threads import in_own_thread
 from tests.inference.checkpoints import CONFIGS, save_checkpoint
 from tests.inference.reading import ending
-from tests.inference.stepping import Stepped, loaded_exactly
+from tests.inference.stepping import Stepped, alone, loaded_exactly
 
 FAMILIES = tuple(CONFIGS)
 CONVERSATION = (
@@ -160,6 +160,29 @@ def test_gemmas_capped_scores_are_capped_in_company_too(
         names = [batch.add(prompt, tokens) for prompt in PROMPTS]
         batch.steps()
         assert [batch.said[name] for name in names] == expected
+
+
+@pytest.mark.parametrize("context_tokens", [128, 512])
+def test_somebodys_long_text_does_not_change_what_others_are_told(
+    tmp_path: Path, context_tokens: int
+) -> None:
+    folder = save_checkpoint("long-phi", tmp_path / "phi", is_attentive=True)
+    loaded = loaded_exactly(folder, context_tokens=context_tokens)
+    short, long = [1, 9, 8, 7], list(range(5, 5 + context_tokens - 60))
+    with Stepped(loaded) as batch:
+        name, other = batch.add(short, 40), batch.add(long, 40)
+        batch.steps()
+        together = batch.said[name], batch.said[other]
+    assert together == (alone(loaded, short, 40), alone(loaded, long, 40))
+
+
+def test_a_text_that_grows_beyond_the_first_context_goes_on_as_it_began(tmp_path: Path) -> None:
+    loaded = loaded_exactly(save_checkpoint("long-phi", tmp_path / "phi", is_attentive=True))
+    loaded = replace(loaded, eos_token_ids=tuple(ENDS))
+    prompt = list(range(5, 105))  # and 60 more are beyond 128
+    grown = alone(loaded, prompt, 60)
+    read_at_once = generated(loaded.model, [*prompt, *grown[:50]], 10)
+    assert grown[50:] == read_at_once
 
 
 def by_generate(loaded: LoadedModel, request: GenerationRequest) -> str:
