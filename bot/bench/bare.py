@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from bot.bench.work import Result, Work
 from bot.errors import BotError
+from bot.inference.attention import use_cudnn
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.loader import LoadedModel, ModelLoader
 
@@ -55,18 +56,26 @@ class Bare:
 
 
 @asynccontextmanager
-async def bare(cache_dir: Path, spec: ModelSpec) -> AsyncIterator[Bare]:
-    """The process, with the model in memory as soon as it is needed."""
+async def bare(cache_dir: Path, spec: ModelSpec, *, cudnn_attention: bool = False) -> AsyncIterator[Bare]:
+    """The process, with the model in memory as soon as it is needed.
+
+    Args:
+        cache_dir, spec: where the model is kept, and which it is.
+        cudnn_attention: leave PyTorch that of cuDNN, which the bot switches off.
+    """
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, spawn, initializer=_load, initargs=(cache_dir, spec)) as pool:
+    with ProcessPoolExecutor(
+        1, spawn, initializer=_load, initargs=(cache_dir, spec, cudnn_attention)
+    ) as pool:
         yield Bare(pool)
 
 
-def _load(cache_dir: Path, spec: ModelSpec) -> None:
+def _load(cache_dir: Path, spec: ModelSpec, cudnn_attention: bool = False) -> None:
     loader = ModelLoader(cache_dir, plain=True)
 
     def work() -> None:
         loader.prepare()
+        use_cudnn(cudnn_attention)
         _loaded.append(loader.load(spec, lambda *_: None))
 
     loading = threading.Thread(

@@ -217,7 +217,7 @@ def _examined(folder: Path, spec: ModelSpec, headers: Headers | None) -> Anatomy
         parts=parts,
         layer=last_layer(model),
         template=_template(folder, spec),
-        batched=is_batchable(type(model)),
+        batched=is_batchable(model),
     )
 
 

@@ -24,10 +24,11 @@ from typing import Any
 
 from bot.inference import reading_order
 from bot.inference.answer import Answer
-from bot.inference.attention import use_rows
+from bot.inference.attention import is_understood
 from bot.inference.device import is_out_of_memory
 from bot.inference.engine import Event
 from bot.inference.loader import LoadedModel
+from bot.inference.manager import batching_manager
 from bot.inference.run import DeviceMemoryExhausted, LogitsNotFinite
 from bot.inference.sampler import Draw, processors
 
@@ -42,10 +43,11 @@ _ENDED = "the batch has ended"
 _END_TIMEOUT_S = 10.0  # a thread that has failed its requests says why when it ends, right after
 
 
-def is_batchable(model_class: type[Any]) -> bool:
-    """Whether models of this class can answer several requests together: those whose attention transformers can
-    replace, and that keep no other state than a cache of keys and values."""
-    return bool(model_class._supports_attention_backend) and not model_class._is_stateful
+def is_batchable(model: Any) -> bool:
+    """Whether this model can answer several requests together: one whose attention can be replaced by ours, and that
+    keeps no other state than a cache of keys and values."""
+    is_replaceable = model._supports_attention_backend and not model._is_stateful
+    return bool(is_replaceable) and is_understood(model.config.get_text_config())
 
 
 class Batch:
@@ -68,7 +70,8 @@ class Batch:
         self._ending = asyncio.Lock()
         model: Any = loaded.model
         reading_order.register()
-        self._manager = model.init_continuous_batching(
+        self._manager = batching_manager(
+            model,
             GenerationConfig(
                 do_sample=False,  # our sampler draws
                 eos_token_id=list(loaded.eos_token_ids),
@@ -88,7 +91,6 @@ class Batch:
         self._manager.logit_processor, self._mark_broken = processors(self._draws, loaded.eos_token_ids)
         self._readers = _Readers(self._manager.cancel_request, self._mark_broken)
         self._manager.output_router = self._readers
-        use_rows()
 
     @property
     def is_running(self) -> bool:
@@ -104,9 +106,7 @@ class Batch:
         """Have its thread run."""
         if not self._manager.is_running():
             # Which does nothing unless `rest` gave the model its own attention back.
-            self._manager.switch_to_cb_friendly_attn(
-                self._loaded.model, self._manager.continuous_batching_config.auto_switch_to_flash
-            )
+            self._manager.switch_to_cb_friendly_attn(self._loaded.model)
             self._manager.start()
 
     def stop(self) -> None:
@@ -124,13 +124,11 @@ class Batch:
     def rest(self) -> None:
         """The same, and the model gets its own attention back: somebody else may use it."""
         self.stop()
-        if (own := self._manager._original_attn_impl) is not None:
-            self._loaded.model.set_attn_implementation(own)
-            self._manager._original_attn_impl = None
+        self._manager.give_back()
 
     def close(self) -> None:
         """Let go of the model."""
-        self.stop()
+        self.rest()
         self._manager.batch_processor = None  # and so of the cache
         self._manager.destroy()
 

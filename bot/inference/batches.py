@@ -52,7 +52,7 @@ class Batches:
             PromptTooLong: the messages leave no room for an answer.
         """
         request = replace(request, params=request.params.with_defaults(loaded.sampling).seeded())
-        if is_batchable(type(loaded.model)):
+        if is_batchable(loaded.model):
             answer = await _begun(loaded, request)
             yield answer.reading
             for last in (False, True):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ConversationRefused, ModelUnavailable
-from bot.inference import chat_template, embedded
+from bot.inference import attention, chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
@@ -28,6 +28,7 @@ from bot.inference.memory import Footprint
 from bot.inference.products import use_direct_products
 from bot.inference.prompting import Clock, Prompt, PromptEncoder, TemplateRefused, renderer, utc_now
 from bot.inference.quantized import QuantizedCopies, keepable
+from bot.inference.rope import settle_frequencies
 from bot.inference.thoughts import UNTOLD, AnswerText, Marks, ThoughtMarks
 from bot.inference.tokenizers import TokenizerMissing, fingerprint, read_tokenizer, tokenizer_missing
 from bot.inference.weights import read_weights, weights_reported
@@ -214,6 +215,7 @@ class ModelLoader:
         transformers.logging.disable_progress_bar()
         # bitsandbytes tells at every start that optional kernels for the CPU are not installed.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        attention.use_cudnn(False)
         import bitsandbytes  # noqa: F401  slow too
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  what is behind them is lazy
 
@@ -355,13 +357,15 @@ def _ready(
             log.warning("cannot use the chat template of %s: %r", spec.alias, error.__cause__ or error)
             raise chat_template.takes_no_question(spec.alias) from error
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or spec.context_tokens
+    context_tokens = min(spec.context_tokens, limit)
+    settle_frequencies(model, context_tokens)
     loaded = LoadedModel(
         spec=spec,
         tokenizer=tokenizer,
         model=model,
         traits=traits,
         eos_token_ids=(),
-        context_tokens=min(spec.context_tokens, limit),
+        context_tokens=context_tokens,
         usable_ids=usable_ids,
         now=now,
         thoughts=ThoughtMarks.find(tokenizer),

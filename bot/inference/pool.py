@@ -99,7 +99,7 @@ class ModelPool:
     def batches(self, spec: ModelSpec) -> bool:
         """Whether a model in memory can answer several requests together; no for one that is not there."""
         place = self._places.get(spec.key)
-        return place is not None and is_batchable(type(place.loaded.model))
+        return place is not None and is_batchable(place.loaded.model)
 
     def pin(self, specs: Iterable[ModelSpec]) -> None:
         """Unload these models neither for others nor when they are idle; all others may go from now on."""

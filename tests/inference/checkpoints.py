@@ -61,6 +61,21 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "qwen3": lambda: Qwen3Config(**_COMMON, head_dim=64, tie_word_embeddings=True),
     "mixtral": lambda: MixtralConfig(**_COMMON, num_local_experts=4, num_experts_per_tok=2),
 }
+# Phi-3 with 128k: other frequencies beyond its first context, which is of 128 tokens here.
+LONG_PHI: dict[str, Callable[[], PretrainedConfig]] = {
+    "long-phi": lambda: Phi3Config(
+        **_COMMON,
+        tie_word_embeddings=False,
+        original_max_position_embeddings=128,
+        rope_parameters={
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "original_max_position_embeddings": 128,
+            "short_factor": [1.0] * 32,
+            "long_factor": [4.0] * 32,
+        },
+    )
+}
 # Not in the catalogue, but an operator may have one: their fused experts are not understood, and stay bfloat16.
 NOT_UNDERSTOOD: dict[str, Callable[[], PretrainedConfig]] = {
     "gpt-oss": lambda: GptOssConfig(**_COMMON, head_dim=64, num_local_experts=4, num_experts_per_tok=2),
@@ -79,13 +94,28 @@ _TEMPLATES = {
 
 
 def save_checkpoint(
-    alias: str, folder: Path, *, context_tokens: int = 512, seed: int = 0, **options: Any
+    alias: str,
+    folder: Path,
+    *,
+    context_tokens: int = 512,
+    seed: int = 0,
+    softcap: float | None = None,
+    is_attentive: bool = False,
+    **options: Any,
 ) -> Path:
-    """Make one; `options` go to `save_pretrained`, `max_shard_size` for one."""
+    """Make one; `options` go to `save_pretrained`, `max_shard_size` for one.
+
+    What an attentive one says depends on which words it looks at, as a real model's does; noise looks at all alike.
+    """
     torch.manual_seed(seed)
-    config: Any = (CONFIGS | NOT_UNDERSTOOD)[alias]()
+    config: Any = (CONFIGS | NOT_UNDERSTOOD | LONG_PHI)[alias]()
     config.max_position_embeddings = context_tokens
+    if softcap is not None:
+        config.attn_logit_softcapping = softcap
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    for name, weights in model.named_parameters():
+        if is_attentive and name.endswith(("q_proj.weight", "k_proj.weight", "qkv_proj.weight")):
+            weights.data *= 12
     model.save_pretrained(folder, **options)
     tiny.byte_level(chat_template=_TEMPLATES.get(alias, tiny.CHATML)).save_pretrained(folder)
     return folder

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bot.chat.messages import ChatMessage, Role
 from bot.chat.prompt import joke_messages
@@ -21,6 +23,7 @@ from bot.inference.run import Run
 from bot.inference.threads import in_own_thread
 from tests.inference.checkpoints import CONFIGS, save_checkpoint
 from tests.inference.reading import ending
+from tests.inference.stepping import Stepped, alone, loaded_exactly
 
 FAMILIES = tuple(CONFIGS)
 CONVERSATION = (
@@ -116,6 +119,70 @@ async def test_who_is_answered_together_hears_what_the_model_says_to_each_alone(
         )
     # In bfloat16 two likely tokens of a model of noise can change places after a while.
     assert [text[:10] for text in together] == [text[:10] for text in alone]
+
+
+PROMPTS = [[1, *range(7 * count % 300 + 3, 7 * count % 300 + 3 + count)] for count in (3, 20, 62, 90, 170)]
+
+
+def generated(model: Any, prompt: list[int], tokens: int) -> list[int]:
+    """The likeliest ids after a prompt, by transformers' own `generate` with no end."""
+    with torch.inference_mode():
+        ids = model.generate(
+            torch.tensor([prompt]),
+            do_sample=False,
+            max_new_tokens=tokens,
+            suppress_tokens=ENDS,
+            pad_token_id=0,
+        )
+    return [int(one) for one in ids[0, len(prompt) :]]
+
+
+ENDS = [2, 257, 258, 259, 260]  # of whichever tiny tokenizer
+
+
+@pytest.mark.parametrize("softcap", [5.0, 50.0])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_gemmas_capped_scores_are_capped_in_company_too(
+    tmp_path: Path, softcap: float, precision: torch.dtype
+) -> None:
+    """With weights that make scores large enough for a cap to change them, and texts longer than the window."""
+    loaded = replace(
+        loaded_exactly(save_checkpoint("gemma", tmp_path / "gemma", softcap=softcap, is_attentive=True)),
+        eos_token_ids=tuple(ENDS),
+    )
+    model: Any = loaded.model
+    model.to(precision)
+    tokens = (
+        20 if precision == torch.float32 else 8
+    )  # likely ones of a model of noise change places by rounding
+    expected = [generated(model, prompt, tokens) for prompt in PROMPTS]
+    with Stepped(loaded, step_tokens=48) as batch:
+        names = [batch.add(prompt, tokens) for prompt in PROMPTS]
+        batch.steps()
+        assert [batch.said[name] for name in names] == expected
+
+
+@pytest.mark.parametrize("context_tokens", [128, 512])
+def test_somebodys_long_text_does_not_change_what_others_are_told(
+    tmp_path: Path, context_tokens: int
+) -> None:
+    folder = save_checkpoint("long-phi", tmp_path / "phi", is_attentive=True)
+    loaded = loaded_exactly(folder, context_tokens=context_tokens)
+    short, long = [1, 9, 8, 7], list(range(5, 5 + context_tokens - 60))
+    with Stepped(loaded) as batch:
+        name, other = batch.add(short, 40), batch.add(long, 40)
+        batch.steps()
+        together = batch.said[name], batch.said[other]
+    assert together == (alone(loaded, short, 40), alone(loaded, long, 40))
+
+
+def test_a_text_that_grows_beyond_the_first_context_goes_on_as_it_began(tmp_path: Path) -> None:
+    loaded = loaded_exactly(save_checkpoint("long-phi", tmp_path / "phi", is_attentive=True))
+    loaded = replace(loaded, eos_token_ids=tuple(ENDS))
+    prompt = list(range(5, 105))  # and 60 more are beyond 128
+    grown = alone(loaded, prompt, 60)
+    read_at_once = generated(loaded.model, [*prompt, *grown[:50]], 10)
+    assert grown[50:] == read_at_once
 
 
 def by_generate(loaded: LoadedModel, request: GenerationRequest) -> str:
