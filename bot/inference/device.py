@@ -74,11 +74,15 @@ def gpu() -> torch.device | None:
     choice = gpu_choice.choice()
     chosen = choice.settle()
     if not torch.cuda.is_available():
-        if choice.wanted is not None:
+        if choice.wanted is None:
+            return None
+        if choice.gpus:
             raise SettingsError(
                 "GPU_DEVICE is set, and PyTorch can use no GPU here: `python -m bot check` says why; or leave it out."
             )
-        return None
+        raise SettingsError(
+            "GPU_DEVICE is set, and no driver tells of a GPU here: see whether `nvidia-smi` works, or leave it out."
+        )
     count = torch.cuda.device_count()
     numbers = range(count)
     if chosen is not None:  # where CUDA was asked before the choice, it sees all of them

@@ -4,7 +4,8 @@ Reading a checkpoint and quantizing it takes most of a load. After the first one
 then, in NF4, a quarter of the bytes; the next load reads that. What is kept is only ever a copy: where it is missing,
 stale or damaged, the load goes the long way again, and nobody sees more of it than a longer wait.
 
-A copy is for one kind of number (`precision.py`): another GPU may compute with another, and makes a copy of its own.
+A copy is for one kind of number (`precision.py`): another GPU may compute with another, and puts its own copy in the
+place of this.
 
 Experts that are quantized here (`experts.py`) are in it as the layers that they became, and read as such. Not kept are
 models whose experts stay as they are.

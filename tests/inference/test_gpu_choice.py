@@ -12,15 +12,20 @@ from typing import Any
 import bitsandbytes  # noqa: F401  before CUDA is patched: what it is made of depends on that
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 from bot.errors import SettingsError
 from bot.inference import accelerator, gpu_choice
 from bot.inference.accelerator import read_accelerator
+from bot.inference.anatomy import examine
+from bot.inference.catalog import ModelSpec
 from bot.inference.device import Sensors, budget_bytes, gpu, read_device
 from bot.inference.gpu_choice import GpuChoice, choose_gpu
 from bot.inference.loader import ModelLoader
 from bot.inference.weights import read_weights
+from bot.ops.accelerator_checks import gpu_verdict
+from bot.ops.findings import Verdict
+from tests.inference import tiny
 from tests.inference.checkpoints import save_checkpoint
 
 FIRST = "GPU-0b8ba6ee-1b9c-6a73-1e7f-d2b3a1f0c001"
@@ -76,7 +81,12 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Make a machine with GPUs, of which PyTorch sees those of CUDA_VISIBLE_DEVICES, as CUDA does."""
 
     def make(
-        free: dict[str, int], *, known: bool = True, seen: list[str] | None = None, split: bool = False
+        free: dict[str, int],
+        *,
+        known: bool = True,
+        seen: list[str] | None = None,
+        split: bool = False,
+        total: int = 24 * GB,
     ) -> None:
         def visible() -> list[str]:
             variable = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -98,7 +108,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(visible()))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: len(visible()))
         monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[of(device)], 24 * GB))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[of(device)], total))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 100 + list(free).index(of(device)))
         monkeypatch.setattr(
             torch.cuda, "get_device_capability", lambda device: (9, list(free).index(of(device)))
@@ -198,8 +208,31 @@ def test_a_gpu_that_is_wanted_on_a_machine_without_is_refused(monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu() is None
     choose_gpu("0")
-    with pytest.raises(SettingsError, match="GPU_DEVICE is set, and PyTorch can use no GPU here"):
+    with pytest.raises(SettingsError, match="no driver tells of a GPU here: see whether `nvidia-smi` works"):
         gpu()
+    assert "no driver tells of a GPU" in read_accelerator().refused
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_refused_and_the_check_says_why(machine: Machine) -> None:
+    machine({FIRST: 3 * GB, SECOND: 20 * GB}, seen=[])
+    assert not read_device().is_gpu
+    choose_gpu("1")
+    with pytest.raises(SettingsError, match="PyTorch can use no GPU here: `python -m bot check` says why"):
+        gpu()
+    verdict, text = gpu_verdict(read_accelerator())
+    assert verdict is Verdict.FAILED
+    assert text.startswith("the driver 580.1 sees 2 GPU(s), and PyTorch none: ")
+
+
+def test_mixtral_fits_a_gpu_with_29_gb_free(tmp_path: Path, machine: Machine) -> None:
+    MixtralConfig(tie_word_embeddings=False).save_pretrained(tmp_path)  # those of 8x7B
+    tiny.byte_level(chat_template=tiny.MIXTRAL_1).save_pretrained(tmp_path)
+    machine({FIRST: 29 * GB}, total=32 * GB)
+    spec = ModelSpec(alias="mixtral", source=str(tmp_path), context_tokens=8192, description="a model")
+    anatomy = examine(tmp_path, spec, {})
+    assert anatomy.weights_bytes > 24 * GB
+    assert anatomy.footprint(8192).peak_bytes < budget_bytes()
+    assert anatomy.loading_bytes < 0.25 * GB
 
 
 @pytest.mark.parametrize("quantize", [True, False])
