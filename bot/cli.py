@@ -143,6 +143,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         UsageError: the file that was named is not there.
     """
     from bot.env_file import export
+    from bot.inference.gpu_choice import choose_gpu
     from bot.ops.logs import configure_logging
     from bot.settings import library_variables, load_settings
 
@@ -151,6 +152,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     env_file = args.env_file or Path(".env")
     export(library_variables(env_file))  # first: the defaults of some settings follow them
     settings = load_settings(env_file)
+    choose_gpu(settings.gpu_device)
     configure_logging("WARNING", settings.secrets, form=settings.log_format)  # some commands log more
     if args.command != "check":  # which tells them as its findings
         for warning in settings.warnings:

@@ -61,6 +61,8 @@ _Aliases = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 _PersonIds = Annotated[tuple[Annotated[int, Field(ge=1, lt=2**63)], ...], NoDecode, BeforeValidator(_split)]
 _Amount = Annotated[int, Field(ge=0, le=1_000_000_000_000)]
 
+_GpuName = Annotated[str, Field(pattern=r"^(\d{1,3}|GPU-[0-9a-fA-F-]{4,36})$")]
+
 _AMOUNT_FIX = "write a whole number, or 0 for no limit"
 _SHARE_FIX = "write a share from 0.01 to 1, such as 0.25 for a quarter"
 
@@ -114,6 +116,11 @@ class Settings(BaseSettings):
         description="write a folder the bot may write to",
     )
     keep_quantized: bool = Field(True, description="write on or off")
+    gpu_device: _GpuName | None = Field(
+        None,
+        description="write a GPU's number or UUID as `nvidia-smi -L` shows them, or leave it out for the one with most "
+        "free memory",
+    )
     gpu_memory_budget: ByteSize | None = Field(
         None, description="write a size such as 20GB, or leave it out for what is free at the start"
     )

@@ -122,6 +122,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("DATABASE_FILE", ":memory:", "path of a file"),
         ("DATABASE_FILE", "sqlite:////data/it.sqlite3", "path of a file"),
         ("DATABASE_FILE", "file:it.sqlite3?mode=ro", "path of a file"),
+        ("GPU_DEVICE", "cuda:1", "as `nvidia-smi -L` shows them"),
+        ("GPU_DEVICE", "0,1", "as `nvidia-smi -L` shows them"),
         ("METRICS_PORT", "65536", "1 to 65535"),
         ("METRICS_PORT", "-1", "0 for none"),
     ],

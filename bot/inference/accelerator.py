@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bot.inference.device import DeviceReading, read_device
+from bot.errors import SettingsError
+from bot.inference import gpu_choice
+from bot.inference.device import DeviceReading, gpu, read_device, read_machine
+from bot.inference.gpu_choice import Gpu
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +20,15 @@ class Accelerator:
         torch, bitsandbytes: their versions.
         torch_cuda: the CUDA (or ROCm) that PyTorch was built for; None for a build without.
         driver, driver_cuda: the driver's version, and the newest CUDA it can run; None without a driver.
-        driver_gpus: how many GPUs the driver sees.
-        visible: CUDA_VISIBLE_DEVICES, where it is set.
+        gpus: those that the driver sees.
+        visible: CUDA_VISIBLE_DEVICES, where the operator has set it.
         capability: of the GPU, as in (9, 0).
         kernels: what PyTorch was compiled for, as in "sm_90".
         library_has_gpu: whether bitsandbytes has loaded a library for a GPU.
         nf4_error: the largest error of a number that was quantized and brought back, of numbers up to 1; None if it
             could not be done.
         nf4_failure: why not.
+        refused: why GPU_DEVICE cannot be followed, where it names a GPU that is not there.
     """
 
     device: DeviceReading
@@ -34,13 +37,14 @@ class Accelerator:
     bitsandbytes: str
     driver: str | None = None
     driver_cuda: str | None = None
-    driver_gpus: int = 0
+    gpus: tuple[Gpu, ...] = ()
     visible: str | None = None
     capability: tuple[int, int] | None = None
     kernels: tuple[str, ...] = ()
     library_has_gpu: bool = False
     nf4_error: float | None = None
     nf4_failure: str = ""
+    refused: str = ""
 
 
 def read_accelerator() -> Accelerator:
@@ -49,13 +53,19 @@ def read_accelerator() -> Accelerator:
     Raises:
         ImportError: torch or bitsandbytes cannot be imported.
     """
+    chosen, refused = None, ""
+    try:
+        chosen = gpu()  # before bitsandbytes is imported, which asks CUDA
+    except SettingsError as error:
+        if gpu_choice.choice().chosen is None:  # else it is the other facts that say why it cannot be had
+            refused = str(error)
     import bitsandbytes
     import torch
     from bitsandbytes.cextension import lib
 
-    driver, driver_cuda, driver_gpus = _driver()
-    device = read_device()
-    nf4_error, nf4_failure = _nf4_round_trip("cuda" if device.is_gpu else "cpu")
+    driver, driver_cuda = _driver()
+    device = read_machine() if chosen is None else read_device()
+    nf4_error, nf4_failure = _nf4_round_trip("cpu" if chosen is None else str(chosen))
     return Accelerator(
         device=device,
         torch=torch.__version__,
@@ -63,13 +73,14 @@ def read_accelerator() -> Accelerator:
         bitsandbytes=bitsandbytes.__version__,
         driver=driver,
         driver_cuda=driver_cuda,
-        driver_gpus=driver_gpus,
-        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
-        capability=torch.cuda.get_device_capability() if device.is_gpu else None,
+        gpus=gpu_choice.choice().gpus,
+        visible=gpu_choice.choice().visible,
+        capability=None if chosen is None else torch.cuda.get_device_capability(chosen),
         kernels=tuple(torch.cuda.get_arch_list()) if device.is_gpu else (),
         library_has_gpu=bool(getattr(lib, "compiled_with_cuda", False)),
         nf4_error=nf4_error,
         nf4_failure=nf4_failure,
+        refused=refused,
     )
 
 
@@ -87,20 +98,19 @@ def _nf4_round_trip(device: str) -> tuple[float | None, str]:
         return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
 
 
-def _driver() -> tuple[str | None, str | None, int]:
-    """The driver's version, its CUDA, and how many GPUs it sees, whatever PyTorch says."""
+def _driver() -> tuple[str | None, str | None]:
+    """The driver's version and its CUDA, whatever PyTorch says."""
     try:
         import pynvml
 
         pynvml.nvmlInit()
     except Exception:  # no driver, or none with NVML
-        return None, None, 0
+        return None, None
     try:
         cuda = int(pynvml.nvmlSystemGetCudaDriverVersion_v2())
-        gpus = int(pynvml.nvmlDeviceGetCount())
-        return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}", gpus
+        return str(pynvml.nvmlSystemGetDriverVersion()), f"{cuda // 1000}.{cuda % 1000 // 10}"
     except pynvml.NVMLError:
-        return None, None, 0
+        return None, None
     finally:
         with suppress(pynvml.NVMLError):
             pynvml.nvmlShutdown()

@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.errors import BotError, ModelUnavailable
-from bot.inference.batch import is_batchable
+from bot.inference.batch import PAGE_TOKENS, STEP_TOKENS, is_batchable
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TakesNoQuestion, TemplateTraits, probe, takes_no_question
 from bot.inference.headers import Headers, read_headers
 from bot.inference.load_errors import Step, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
+from bot.inference.paging import Paging
 from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
+from bot.inference.precision import Precision
 from bot.inference.prompting import renderer
 from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
+from bot.inference.weights import precision_in
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
-_BFLOAT16_BYTES = 2
 _FLOAT32_BYTES = 4
 # What one row of logits takes while a token is drawn: the logits in float32 (4), and beside them what top-k and
 # top-p keep at a time: sorted values (4), their order (8), probabilities, their sums and a copy (12).
@@ -67,6 +69,9 @@ class Anatomy:
         layer: the tensors of one layer.
         template: what the chat template takes; None for a base model, which has none.
         batched: whether several requests are answered together.
+        precision: what it computes with on this machine's device.
+        paging: how the cache is laid out that those share; None where it is another one.
+        loading_bytes: what loading it takes beside the weights, at its worst.
     """
 
     alias: str
@@ -93,6 +98,9 @@ class Anatomy:
     layer: tuple[Matrix, ...]
     template: TemplateTraits | None
     batched: bool
+    precision: Precision
+    paging: Paging | None
+    loading_bytes: int
 
     @property
     def context_tokens(self) -> int:
@@ -120,46 +128,56 @@ class Anatomy:
         return self.template is not None and self.template.accepts_system
 
     def cache_bytes(self, tokens: int, batch: int = 1) -> int:
-        """The KV cache in bfloat16 after `tokens` tokens in each of `batch` conversations."""
+        """The KV cache for `tokens` tokens in each of `batch` conversations, with the tables that go with it."""
+        if self.paging is None:
+            return self.kept_bytes(tokens, batch)
+        return self.paging.cache_bytes(tokens * batch) + self.paging.tables_bytes(tokens * batch)
+
+    def kept_bytes(self, tokens: int, batch: int = 1) -> int:
+        """What a cache keeps that grows as it is written, and where it has a window, no more than that."""
         kept = sum(tokens if window is None else min(tokens, window) for window in self.windows)
-        return batch * kept * self.key_value_heads * (self.key_dim + self.value_dim) * _BFLOAT16_BYTES
+        return (
+            batch * kept * self.key_value_heads * (self.key_dim + self.value_dim) * self.precision.size_bytes
+        )
 
     def working_bytes(self, tokens: int, batch: int = 1) -> int:
         """What a forward pass takes beside, at its worst: a prompt of `tokens` tokens read in one go.
 
-        An estimate from what transformers' decoder layers hold at a time, in bfloat16: the residual and the
-        normed states, which RMSNorm works on in float32; then the larger of attention (queries, keys, values
+        An estimate from what transformers' decoder layers hold at a time, in the model's precision: the residual
+        and the normed states, which RMSNorm works on in float32; then the larger of attention (queries, keys, values
         with their rotated copies, and the output) and MLP (gate, up, and their product; for experts, with the
-        tokens' states going in, coming out, and weighted). Eager attention holds all scores,
-        once in bfloat16 and twice in float32; it, and windows, need masks of tokens by tokens, and keys and values
-        repeated for every head. Beside them stand one NF4 matrix unpacked to bfloat16, which is how bitsandbytes
-        multiplies more than one token, and the logits of the last token in float32 with what sampling sorts. A
-        test holds it to a measured peak.
+        tokens' states going in, coming out, and weighted). Eager attention holds all scores, once in that precision
+        and twice in float32; it, and windows, need masks of tokens by tokens, and keys and values repeated for every
+        head. Beside them stand one NF4 matrix unpacked, which is how bitsandbytes multiplies more than one token, and
+        the logits of the last token in float32 with what sampling sorts. A test holds it to a measured peak.
         """
-        rows = tokens * batch
-        hidden = rows * self.hidden_size * (2 * _BFLOAT16_BYTES + 2 * _FLOAT32_BYTES)
+        rows, number_bytes = tokens * batch, self.precision.size_bytes
+        hidden = rows * self.hidden_size * (2 * number_bytes + 2 * _FLOAT32_BYTES)
         queries = self.attention_heads * (2 * self.key_dim + self.value_dim)
         keys = self.key_value_heads * (2 * self.key_dim + self.value_dim)
-        attention = rows * (queries + keys) * _BFLOAT16_BYTES
+        attention = rows * (queries + keys) * number_bytes
         if self.attention == "eager":
             scores = batch * self.attention_heads * tokens * tokens
-            attention += scores * (_BFLOAT16_BYTES + 2 * _FLOAT32_BYTES)
+            attention += scores * (number_bytes + 2 * _FLOAT32_BYTES)
         masked = self.attention == "eager" or (self.sliding_window or tokens) < tokens
         if masked:
-            attention += rows * self.attention_heads * (self.key_dim + self.value_dim) * _BFLOAT16_BYTES
-        masks = 2 * batch * tokens * tokens * _BFLOAT16_BYTES if masked else 0
+            attention += rows * self.attention_heads * (self.key_dim + self.value_dim) * number_bytes
+        masks = 2 * batch * tokens * tokens * number_bytes if masked else 0
         packed = any(part.kind is Kind.EXPERTS and part.storage == "NF4" for part in self.parts)
         at_a_time = min(1, self.experts) if packed else self.experts_per_token  # `experts.py` goes one by one
-        mlp = rows * 3 * self.intermediate_size * max(1, at_a_time) * _BFLOAT16_BYTES
-        mlp += rows * 3 * self.hidden_size * at_a_time * _BFLOAT16_BYTES
-        unpacked = max((part.largest_matrix for part in self.parts), default=0) * _BFLOAT16_BYTES
+        mlp = rows * 3 * self.intermediate_size * max(1, at_a_time) * number_bytes
+        mlp += rows * 3 * self.hidden_size * at_a_time * number_bytes
+        unpacked = max((part.largest_matrix for part in self.parts), default=0) * number_bytes
         drawing = batch * self.vocabulary.output_size * _DRAWING_BYTES
         return hidden + masks + max(attention, mlp) + unpacked + drawing
 
     def footprint(self, tokens: int, batch: int = 1) -> Footprint:
         """All that the model needs to answer with a context of `tokens` tokens, `batch` at a time."""
         return Footprint(
-            self.weights_bytes, self.cache_bytes(tokens, batch), self.working_bytes(tokens, batch)
+            self.weights_bytes,
+            self.cache_bytes(tokens, batch),
+            self.working_bytes(tokens, batch),
+            self.loading_bytes,
         )
 
 
@@ -190,7 +208,9 @@ def _examined(folder: Path, spec: ModelSpec, headers: Headers | None) -> Anatomy
     tensors = read_headers(folder, spec.alias) if headers is None else headers
     model = _skeleton(folder, spec)
     config: Any = model.config.get_text_config(decoder=True)
-    parts = take_apart(model, nf4=spec.quantization == "nf4")
+    nf4, precision = spec.quantization == "nf4", precision_in(folder)
+    parts = take_apart(model, nf4=nf4, precision=precision)
+    batched = is_batchable(model)
     heads = _number(config, "num_attention_heads")
     head_dim = _number(config, "head_dim") or _number(config, "hidden_size") // max(1, heads)
     return Anatomy(
@@ -217,8 +237,42 @@ def _examined(folder: Path, spec: ModelSpec, headers: Headers | None) -> Anatomy
         parts=parts,
         layer=last_layer(model),
         template=_template(folder, spec),
-        batched=is_batchable(model),
+        batched=batched,
+        precision=precision,
+        paging=_paging(config, precision) if batched else None,
+        loading_bytes=_loading_bytes(model, parts, tensors, precision, nf4=nf4),
     )
+
+
+def _paging(config: Any, precision: Precision) -> Paging | None:
+    """None for kinds of attention that transformers' batching does not know."""
+    from transformers.generation.continuous_batching.cache import group_layers_by_attn_type
+    from transformers.generation.continuous_batching.utils import find_head_dim, find_num_key_value_heads
+
+    try:
+        groups = group_layers_by_attn_type(config)
+    except ValueError:
+        return None
+    number_bytes = precision.size_bytes
+    page_bytes = 2 * find_num_key_value_heads(config) * find_head_dim(config) * number_bytes * PAGE_TOKENS
+    layers = tuple(len(group) for group in groups.values())
+    return Paging(layers, page_bytes, PAGE_TOKENS, STEP_TOKENS, number_bytes)
+
+
+def _loading_bytes(
+    model: PreTrainedModel, parts: tuple[Part, ...], tensors: Headers, precision: Precision, *, nf4: bool
+) -> int:
+    """What is on the device while the last weights are loaded, and gone then.
+
+    A matrix that is quantized is there whole before it is; experts are put together in RAM, and come one by one, unless
+    the files have them together. Where nothing is quantized, experts are put together on the device, which takes as
+    much once more for what they are made of, and for what comes between.
+    """
+    if nf4:
+        together = max((one.elements for one in tensors.values() if len(one.shape) == 3), default=0)
+        return max(together, *(part.largest_matrix for part in parts)) * precision.size_bytes
+    together = max((one.numel() for one in model.parameters() if one.dim() == 3), default=0)
+    return 2 * together * precision.size_bytes
 
 
 def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:

@@ -2,8 +2,8 @@
 
 transformers keeps the experts of a layer as fused three-dimensional parameters, and its bitsandbytes quantizer looks at
 linear layers only: Mixtral 8x7B would take over 90 GB. Here they are quantized expert by expert while they are
-loaded, so one layer at most is in bfloat16, and each becomes a 4-bit linear layer, of which only those that were
-hit are computed.
+loaded, and each becomes a 4-bit linear layer, of which only those that were hit are computed. A layer's experts are put
+together in RAM, so that a GPU holds no more than one of them in full; Mixtral's would take 5.6 GB of it.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ def _quantizer_class() -> type[Any]:  # noqa: C901  a class with all its methods
     """transformers' quantizer, for experts too; made when transformers is there."""
     import torch
     from bitsandbytes.nn.modules import Linear4bit, Params4bit
+    from transformers.core_model_loading import WeightConverter
     from transformers.integrations.bitsandbytes import Bnb4bitQuantize
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
     from transformers.quantizers.quantizers_utils import get_module_from_name
@@ -111,6 +112,7 @@ def _quantizer_class() -> type[Any]:  # noqa: C901  a class with all its methods
             self.packed: dict[str, list[Any]] = {}  # the experts of each fused parameter, quantized
             self.broken: list[str] = []  # fused parameters of another shape than the model's
             self._known: dict[str, bool] = {}  # whether a module's experts are understood, by its path
+            self._device = torch.device("cpu")  # where the model will be
 
         def holds_experts(self, model: Any, name: str) -> bool:
             path, _, last = name.rpartition(".")
@@ -124,6 +126,21 @@ def _quantizer_class() -> type[Any]:  # noqa: C901  a class with all its methods
         def param_needs_quantization(self, model: Any, param_name: str, **options: Any) -> bool:
             ours = self.holds_experts(model, param_name)
             return ours or super().param_needs_quantization(model, param_name, **options)
+
+        def _process_model_before_weight_loading(
+            self, model: Any, device_map: Any = None, **options: Any
+        ) -> None:
+            self._device = torch.device((device_map or {}).get("", "cpu"))
+            super()._process_model_before_weight_loading(model, device_map=device_map, **options)
+
+        def update_weight_conversions(self, weight_conversions: list[Any], model: Any) -> list[Any]:
+            conversions = super().update_weight_conversions(weight_conversions, model)  # type: ignore[no-untyped-call]
+            for one in conversions:
+                if isinstance(one, WeightConverter) and any(
+                    target.endswith(_WEIGHTS) for target in one.target_patterns
+                ):
+                    one.force_cpu = True
+            return list(conversions)
 
         def get_quantize_ops(self) -> Any:
             return Quantize(self)  # type: ignore[no-untyped-call]
@@ -152,7 +169,7 @@ def _quantizer_class() -> type[Any]:  # noqa: C901  a class with all its methods
                 compress_statistics=config.bnb_4bit_use_double_quant,
                 module=layer,
             )
-            layer.weight = packed.to(weight.device)
+            layer.weight = packed.to(self._device)
             return layer
 
         def _process_model_after_weight_loading(self, model: Any, **options: Any) -> Any:

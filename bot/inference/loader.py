@@ -1,7 +1,8 @@
 """From a catalogue entry to a model that is ready to answer: files, tokenizer, template, weights.
 
 One path for every model and for GPU and CPU: `AutoModelForCausalLM` with bitsandbytes NF4, double
-quantization and bfloat16 compute; safetensors only; code that comes with a checkpoint is never run.
+quantization and bfloat16 compute (on old GPUs see `precision.py`); safetensors only; code that comes with a
+checkpoint is never run.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ConversationRefused, ModelUnavailable
 from bot.inference import attention, chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
-from bot.inference.device import is_out_of_memory, trim_heap
+from bot.inference.device import gpu, is_out_of_memory, trim_heap
 from bot.inference.embedded import Progress
 from bot.inference.generation_config import read_sampling
 from bot.inference.load_errors import Step, not_fetched, refuse_non_writers, why_not, without_config
@@ -31,7 +32,7 @@ from bot.inference.quantized import QuantizedCopies, keepable
 from bot.inference.rope import settle_frequencies
 from bot.inference.thoughts import UNTOLD, AnswerText, Marks, ThoughtMarks
 from bot.inference.tokenizers import TokenizerMissing, fingerprint, read_tokenizer, tokenizer_missing
-from bot.inference.weights import read_weights, weights_reported
+from bot.inference.weights import held_bytes, read_weights, weights_reported
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -171,7 +172,7 @@ class LoadedModel:
 
     def measured(self, estimate: Footprint) -> Footprint:
         """The estimate, with the weights as they are."""
-        return replace(estimate, weights_bytes=int(self.model.get_memory_footprint()))
+        return replace(estimate, weights_bytes=held_bytes(self.model))
 
 
 def _goes_on(messages: Sequence[ChatMessage]) -> bool:
@@ -206,7 +207,12 @@ class ModelLoader:
         self._now = now
 
     def prepare(self) -> None:
-        """Import torch and transformers, which takes seconds, and calm them down."""
+        """Choose the GPU, import torch and transformers, which takes seconds, and calm them down.
+
+        Raises:
+            SettingsError: GPU_DEVICE names a GPU that cannot be had.
+        """
+        gpu()  # before bitsandbytes and transformers are imported, which ask CUDA
         import transformers
         from huggingface_hub.utils import logging as hub_logging
 

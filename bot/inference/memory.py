@@ -10,16 +10,23 @@ class Footprint:
     """What a model needs while it answers.
 
     `cache_bytes` is the KV cache for the whole context window; `working_bytes` what a forward pass takes beside.
+    `loading_bytes` is what a load takes beside the weights, before there is a cache.
     """
 
     weights_bytes: int
     cache_bytes: int
     working_bytes: int = 0
+    loading_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """All of it."""
+        """All of it, once the model is loaded."""
         return self.weights_bytes + self.cache_bytes + self.working_bytes
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most that it takes, while it is loaded or while it answers."""
+        return max(self.total_bytes, self.weights_bytes + self.loading_bytes)
 
 
 @dataclass(frozen=True, slots=True)

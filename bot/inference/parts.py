@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from bot.inference.experts import becomes_nf4
+from bot.inference.precision import Precision
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 # one of 32 bits (Dettmers et al., QLoRA, 2023, section 3). The two tables of values, about a kilobyte for each
 # matrix, are left out.
 NF4_BITS = 4 + 8 / 64 + 32 / (64 * 256)
-_BYTES = {"NF4": NF4_BITS / 8, "bfloat16": 2.0, "float32": 4.0}
+_BYTES = {"NF4": NF4_BITS / 8} | {precision.value: float(precision.size_bytes) for precision in Precision}
 
 
 class Kind(StrEnum):
@@ -41,7 +42,7 @@ class Part:
 
     Attributes:
         count: how many modules; each expert counts as one, a head that is tied to the embedding as none.
-        storage: "NF4", "bfloat16" or "float32": how most of it is kept. Biases stay bfloat16 beside NF4.
+        storage: "NF4", or the kind of number in which most of it is kept. Biases have that beside NF4.
         size_bytes: what it takes when loaded.
         largest_matrix: the parameters of its largest matrix that is kept as NF4; 0 if there is none.
     """
@@ -74,13 +75,15 @@ class _Tensor:
         return math.prod(self.shape)
 
 
-def take_apart(model: PreTrainedModel, *, nf4: bool) -> tuple[Part, ...]:
+def take_apart(
+    model: PreTrainedModel, *, nf4: bool, precision: Precision = Precision.BFLOAT16
+) -> tuple[Part, ...]:
     """The parts of a model that was built on the meta device; what is tied counts once.
 
     With `nf4`, storage is what the loader makes of it: linear layers and those experts that `experts.py`
     understands are quantized; embeddings, norms, the output head and whatever the architecture excludes are not.
     """
-    tensors = list(_tensors(model, nf4=nf4))
+    tensors = list(_tensors(model, nf4=nf4, precision=precision))
     parts = []
     for kind in Kind:
         own = [tensor for tensor in tensors if tensor.kind is kind]
@@ -119,7 +122,7 @@ def _count(tensors: list[_Tensor]) -> int:
     return sum(fused.values()) + len({tensor.module for tensor in tensors} - fused.keys())
 
 
-def _tensors(model: PreTrainedModel, *, nf4: bool) -> Iterator[_Tensor]:
+def _tensors(model: PreTrainedModel, *, nf4: bool, precision: Precision) -> Iterator[_Tensor]:
     from transformers.quantizers.base import HfQuantizer
     from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -142,7 +145,7 @@ def _tensors(model: PreTrainedModel, *, nf4: bool) -> Iterator[_Tensor]:
         elif nf4 and _is_quantized(module, own_name) and should_convert_module(path, excluded):
             storage = "NF4"
         else:
-            storage = "bfloat16"
+            storage = precision.value
         yield _Tensor(kind, path, tuple(parameter.shape), storage)
 
 

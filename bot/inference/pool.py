@@ -123,7 +123,7 @@ class ModelPool:
 
     def victims(self, spec: ModelSpec) -> tuple[ModelKey, ...] | None:
         """Who must go for a fetched model; see `Engine.victims`."""
-        need_bytes, budget_bytes = self._needs[spec.key].total_bytes, self._budget_bytes or 0
+        need_bytes, budget_bytes = self._needs[spec.key].peak_bytes, self._budget_bytes or 0
         pinned = [place for key, place in self._places.items() if key in self._pinned]
         pinned_bytes = sum(place.footprint.total_bytes for place in pinned)
         if need_bytes > budget_bytes - pinned_bytes:

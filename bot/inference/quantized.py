@@ -1,8 +1,11 @@
 """Quantized weights on disk, so that a model is quantized once.
 
-Reading a checkpoint in bfloat16 and quantizing it takes most of a load. After the first one the model is saved as it is
+Reading a checkpoint and quantizing it takes most of a load. After the first one the model is saved as it is
 then, in NF4, a quarter of the bytes; the next load reads that. What is kept is only ever a copy: where it is missing,
 stale or damaged, the load goes the long way again, and nobody sees more of it than a longer wait.
+
+A copy is for one kind of number (`precision.py`): another GPU may compute with another, and puts its own copy in the
+place of this.
 
 Experts that are quantized here (`experts.py`) are in it as the layers that they became, and read as such. Not kept are
 models whose experts stay as they are.
@@ -22,12 +25,16 @@ from typing import Any
 from bot.inference import files
 from bot.inference.catalog import ModelSpec
 from bot.inference.experts import left_as_they_are
+from bot.inference.weights import held_bytes, precision_in
 
 log = logging.getLogger(__name__)
 
 # What a copy depends on beside the files: how it is written and read, and what `loader.py` asks for.
 _MADE_WITH = ("transformers", "bitsandbytes", "torch")
-_FORM = "nf4, double quantization, bfloat16; experts as layers"
+_FORM = "nf4, double quantization; experts as layers; in shards"
+
+# What is in one file. Its weights are copied from the GPU to RAM before they are written, which takes so much of it.
+_SHARD_BYTES = 10**9
 
 # A copy may take this share of what is free on its disk: it is worth less than what else is kept there.
 _FREE_SHARE = 0.5
@@ -45,7 +52,10 @@ class QuantizedCopies:
 
     def find(self, spec: ModelSpec, source: Path) -> Path | None:
         """The copy of a checkpoint as it is now, if there is one."""
-        copy = self._folder / _name(spec, source)
+        try:
+            copy = self._folder / _name(spec, source)
+        except (OSError, ValueError):  # a config that cannot be read, of which the load will say so
+            return None
         return copy if copy.is_dir() else None
 
     def keep(self, model: Any, spec: ModelSpec, source: Path) -> None:
@@ -59,7 +69,7 @@ class QuantizedCopies:
             partial = copy.with_name(f".{copy.name}.{os.getpid()}")
             self._folder.mkdir(parents=True, exist_ok=True)
             self._remove_others(copy)
-            if model.get_memory_footprint() > shutil.disk_usage(self._folder).free * _FREE_SHARE:
+            if held_bytes(model) > shutil.disk_usage(self._folder).free * _FREE_SHARE:
                 log.warning("%s is not kept quantized: the disk of CACHE_DIR is nearly full", spec.alias)
                 return
             _save(model, partial)
@@ -101,7 +111,7 @@ def _save(model: Any, folder: Path) -> None:
     dtype = model.config.dtype
     try:
         # Under the model's own names: what experts became has none in the checkpoint's form.
-        model.save_pretrained(folder, save_original_format=False)
+        model.save_pretrained(folder, save_original_format=False, max_shard_size=_SHARD_BYTES)
     finally:
         model.config.dtype = dtype  # which transformers has made a word of
     for file in folder.iterdir():
@@ -112,7 +122,11 @@ def _save(model: Any, folder: Path) -> None:
 def _name(spec: ModelSpec, source: Path) -> str:
     """Of which checkpoint a copy is, and of which state of it. One of the Hub's is the same in its next revision, whose
     files are in another folder."""
-    state = [f"{name} {version(name)}" for name in _MADE_WITH] + [_FORM, spec.quantization]
+    state = [f"{name} {version(name)}" for name in _MADE_WITH] + [
+        _FORM,
+        spec.quantization,
+        precision_in(source),
+    ]
     state += files.state(source, {".json", ".safetensors"})
     checkpoint = f"Hub {spec.repository}" if spec.repository else str(source.resolve())
     return f"{_digest(checkpoint)}-{_digest(*state)}"

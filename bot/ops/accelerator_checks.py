@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from bot.inference.accelerator import Accelerator
 from bot.inference.memory import gigabytes
+from bot.inference.precision import BFLOAT16_CAPABILITY
 from bot.ops.findings import Verdict
 
-_LEAST_CAPABILITY = (6, 0)  # what bitsandbytes has 4-bit kernels for
-_BFLOAT16_CAPABILITY = (8, 0)  # from Ampere on; before, it is computed in float32
+# What bitsandbytes has 4-bit kernels for; and what CUDA 13, for which PyTorch is built by default, compiles for.
+_LEAST_CAPABILITY = (6, 0)
+_LEAST_CAPABILITY_CUDA_13 = (7, 5)
 _GREATEST_ERROR = 0.25  # of numbers up to 1: NF4's widest gap is 0.3, so that half of it is right
 
 
@@ -20,14 +22,27 @@ def gpu_verdict(found: Accelerator) -> tuple[Verdict, str]:
         text = f"{device.name}, {free} of {total} free, compute capability {capability}"
         if found.driver:
             text += f", driver {found.driver} for CUDA up to {found.driver_cuda}"
-        if found.capability is not None and found.capability < _LEAST_CAPABILITY:
-            return Verdict.FAILED, f"{text}: too old for 4-bit models, which need 6.0: use another GPU"
-        if found.capability is not None and found.capability < _BFLOAT16_CAPABILITY:
-            return Verdict.WARNING, f"{text}: it has no bfloat16 of its own, so that answers are slow"
+        if len(found.gpus) > 1:
+            others = ", ".join(
+                f"{one.number} ({one.name}, {gigabytes(one.free_bytes)} free)" for one in found.gpus
+            )
+            text += f"; the driver sees {others}, and the bot uses one: GPU_DEVICE says which"
+        least = _LEAST_CAPABILITY_CUDA_13 if _version(found.torch_cuda) >= (13,) else _LEAST_CAPABILITY
+        if found.capability is not None and found.capability < least:
+            return Verdict.FAILED, (
+                f"{text}: too old, the least is {least[0]}.{least[1]} with CUDA {found.torch_cuda}: use another GPU"
+            )
+        if found.capability is not None and found.capability < BFLOAT16_CAPABILITY:
+            return Verdict.WARNING, (
+                f"{text}: it has no bfloat16, so models compute in float16, and those whose numbers are too large for "
+                "that (Gemma, gpt-oss) in float32, which takes more memory"
+            )
         return Verdict.OK, text
-    if not found.driver_gpus:
+    if found.refused:
+        return Verdict.FAILED, found.refused
+    if not found.gpus:
         return Verdict.OK, "no GPU: models run on the CPU, which suits smol only"
-    there = f"the driver {found.driver} sees {found.driver_gpus} GPU(s), and PyTorch none"
+    there = f"the driver {found.driver} sees {len(found.gpus)} GPU(s), and PyTorch none"
     if found.visible is not None:
         return Verdict.FAILED, f"{there}: CUDA_VISIBLE_DEVICES is '{found.visible}': unset it"
     if found.torch_cuda is None:

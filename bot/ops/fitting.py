@@ -126,7 +126,7 @@ class Fitting:
 def _fits(found: Inspection, room: Room, *, needed: bool) -> tuple[Verdict, str]:
     """Compare with what is free; `needed` says that a model that cannot run at all is a failure."""
     anatomy, spec = found.anatomy, found.spec
-    need = anatomy.footprint(anatomy.context_tokens).total_bytes
+    need = anatomy.footprint(anatomy.context_tokens).peak_bytes
     text = f"needs about {gigabytes(need)} for {anatomy.context_tokens} tokens"
     text += f"; {room.whose} has {gigabytes(room.total_bytes)}"
     if need > room.total_bytes:
@@ -150,7 +150,7 @@ def _help(found: Inspection, room_bytes: int) -> str:
     """What would make it fit, tried out and not guessed."""
     anatomy, spec = found.anatomy, found.spec
     for tokens in _HELPFUL_CONTEXTS:
-        if tokens < anatomy.context_tokens and anatomy.footprint(tokens).total_bytes <= room_bytes:
+        if tokens < anatomy.context_tokens and anatomy.footprint(tokens).peak_bytes <= room_bytes:
             return f"with context_tokens = {tokens} in the catalogue it would fit"
     if spec.quantization == "none":
         return 'quantization = "nf4" in the catalogue takes about a quarter of the memory'

@@ -23,7 +23,7 @@ import yaml
 
 from bot.ops.supervision import CLOSING_S
 from bot.settings import Settings
-from tests.deploy.unit import ROOT, seconds
+from tests.deploy.unit import COMPILED, OF_THE_GPU, ROOT, environment, seconds
 
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
@@ -131,6 +131,18 @@ def test_the_compose_file_takes_every_right_away_and_gives_the_gpu() -> None:
     assert set(COMPOSE["volumes"]) == {volume.split(":")[0] for volume in SERVICE["volumes"]}
 
 
+def test_the_image_sets_for_the_gpu_what_the_service_does() -> None:
+    image = dict(one.split("=", 1) for line in instructions("ENV") for one in line.split())
+    assert {image[name].replace("/cache/", "/var/cache/punchline/") for name in OF_THE_GPU} == {
+        environment()[name] for name in OF_THE_GPU
+    }
+    assert image["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    (tmp,) = SERVICE["tmpfs"]
+    assert "noexec" in tmp.split(",")
+    volumes = [volume.split(":")[1] for volume in SERVICE["volumes"]]
+    assert all(any(image[name].startswith(f"{one}/") for one in volumes) for name in COMPILED)
+
+
 def test_docker_waits_longer_than_answers_may_take() -> None:
     grace_s = Settings.model_fields["shutdown_grace_s"].default
     assert seconds(SERVICE["stop_grace_period"]) >= grace_s + CLOSING_S
@@ -145,5 +157,5 @@ def test_the_image_and_the_compose_file_set_what_the_bot_knows() -> None:
         "PIP_DISABLE_PIP_VERSION_CHECK",
         "PYTHONDONTWRITEBYTECODE",
     }
-    others |= {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"}
+    others |= {"NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", *OF_THE_GPU}
     assert set_here - others <= {name.upper() for name in Settings.model_fields}

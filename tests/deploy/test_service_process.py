@@ -68,7 +68,10 @@ def started(folder: Path, *, abstract: bool = False) -> Iterator[Service]:
     }
     command = [places.get(word, word) for word in exec_start()]
     assert set(places.values()) <= set(command)
-    folders = {name: str(folder / value.strip("/")) for name, value in environment().items()}
+    folders = {
+        name: str(folder / value.strip("/")) if value.startswith("/") else value
+        for name, value in environment().items()
+    }
     address = f"\0punchline-tests-{os.getpid()}" if abstract else str(folder / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(address)

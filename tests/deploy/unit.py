@@ -8,6 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "deploy" / "punchline.service"
 
+# Where what is compiled while the bot runs is kept; and all that is set for a GPU.
+COMPILED = ("TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH")
+OF_THE_GPU = (*COMPILED, "PYTORCH_ALLOC_CONF")
+
 
 def settings_of(unit: Path = UNIT) -> dict[str, list[str]]:
     """Every `Name=value` of the unit; a name may stand there more than once."""

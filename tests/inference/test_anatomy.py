@@ -18,6 +18,7 @@ from transformers import DynamicCache
 
 from bot.errors import ModelUnavailable
 from bot.inference.anatomy import Anatomy, examine
+from bot.inference.batch import STEP_TOKENS
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TemplateTraits
 from bot.inference.embedded import checkpoint_path
@@ -25,6 +26,7 @@ from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.parts import NF4_BITS, Kind
 from tests.conftest import CACHE_DIR
 from tests.inference.checkpoints import CONFIGS, NOT_UNDERSTOOD, VOCABULARY, save_checkpoint
+from tests.inference.stepping import Stepped
 
 ALIASES = tuple(CONFIGS)
 
@@ -103,6 +105,21 @@ def test_the_weights_of_an_unquantized_model_do_too(folders: dict[str, Path], al
     assert real_bytes(load(folders[alias], quantization="none").model) == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize("alias", ALIASES)
+def test_what_is_measured_of_a_loaded_model_is_all_that_its_weights_take(
+    folders: dict[str, Path], alias: str
+) -> None:
+    loaded = load(folders[alias])
+    told = loaded.measured(look(folders[alias]).footprint(256)).weights_bytes
+    held = {
+        tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+        for name, tensor in (*loaded.model.state_dict().items(), *loaded.model.named_buffers())
+        if "quant_state.bitsandbytes" not in name  # made when it is asked for
+    }
+    assert told == pytest.approx(sum(held.values()), rel=0.001)
+    assert told > loaded.model.get_memory_footprint()
+
+
 @pytest.mark.parametrize("alias", NOT_UNDERSTOOD)
 def test_experts_that_the_loader_leaves_as_they_are_count_in_full(tmp_path: Path, alias: str) -> None:
     folder = save_checkpoint(alias, tmp_path / alias)
@@ -135,7 +152,30 @@ def test_the_cache_takes_what_a_real_cache_takes(folders: dict[str, Path], alias
     kept: list[Any] = cache.layers
     real = sum(layer.keys.nbytes + layer.values.nbytes for layer in kept)
     # A layer with a window keeps one token less than the window between two steps.
-    assert look(folders[alias]).cache_bytes(tokens, batch=2) == pytest.approx(real, rel=0.02)
+    assert look(folders[alias]).kept_bytes(tokens, batch=2) == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+@pytest.mark.parametrize("tokens", [100, 512])
+def test_the_cache_that_all_share_takes_what_the_batch_allocates(
+    folders: dict[str, Path], alias: str, tokens: int
+) -> None:
+    loaded = load(folders[alias], context_tokens=tokens)
+    with Stepped(loaded, step_tokens=STEP_TOKENS) as batch:
+        real = batch.processor.cache.cache_tensor.nbytes
+        tables: Any = vars(batch.processor.inputs_and_outputs).values()
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for table in tables
+            for tensor in (table.values() if isinstance(table, dict) else [table])
+            if isinstance(tensor, torch.Tensor)
+        }
+    anatomy = look(folders[alias], context_tokens=tokens)
+    assert anatomy.paging is not None
+    assert anatomy.paging.cache_bytes(tokens) == real
+    assert anatomy.paging.tables_bytes(tokens) == pytest.approx(sum(storages.values()), rel=0.01)
+    expected = anatomy.footprint(anatomy.context_tokens).cache_bytes
+    assert expected == pytest.approx(real + sum(storages.values()), rel=0.01)
 
 
 def measured_peak_bytes(work: Callable[[], object]) -> int:
@@ -163,7 +203,8 @@ def test_cache_and_working_memory_are_about_what_a_long_prompt_really_takes(
 
     answer()  # the first time makes what then stays
     need = look(folder).footprint(1000)
-    assert 0.9 <= (need.cache_bytes + need.working_bytes) / measured_peak_bytes(answer) <= 1.25
+    taken = look(folder).kept_bytes(1000) + need.working_bytes
+    assert 0.9 <= taken / measured_peak_bytes(answer) <= 1.25
 
 
 # --- What is told ---------------------------------------------------------------------------------------------
@@ -281,8 +322,9 @@ def test_memory_grows_with_tokens_and_conversations(folders: dict[str, Path]) ->
     anatomy = look(folders["llama"])
     one = anatomy.footprint(256)
     assert one.total_bytes == one.weights_bytes + one.cache_bytes + one.working_bytes
-    assert anatomy.footprint(512).cache_bytes == 2 * one.cache_bytes
-    assert anatomy.footprint(256, batch=3).cache_bytes == 3 * one.cache_bytes
+    assert anatomy.kept_bytes(512) == 2 * anatomy.kept_bytes(256)
+    assert anatomy.footprint(512).cache_bytes > one.cache_bytes + anatomy.kept_bytes(256)
+    assert anatomy.footprint(256, batch=3).cache_bytes == anatomy.footprint(3 * 256).cache_bytes
     assert anatomy.footprint(256, batch=3).weights_bytes == one.weights_bytes
     assert anatomy.footprint(256, batch=3).working_bytes > one.working_bytes
 

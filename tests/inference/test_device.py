@@ -10,7 +10,31 @@ import psutil
 import pytest
 import torch
 
-from bot.inference.device import Sensors, read_device, read_sensors
+from bot.inference.device import Sensors, is_out_of_memory, read_device, read_sensors
+
+# What PyTorch and the libraries below it really say, word for word.
+SHORT = [
+    torch.OutOfMemoryError(
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.56 GiB"
+    ),
+    torch.AcceleratorError(
+        "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' in https://docs.nvidia"
+    ),
+    RuntimeError("CUDA driver error: out of memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried"
+    ),
+    MemoryError(),
+]
+BROKEN = [
+    torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx(...)`"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    ValueError("out of memory"),
+]
 
 UUID = "0b8ba6ee-1b9c-6a73-1e7f-d2b3a1f0c001"
 
@@ -60,11 +84,11 @@ def test_a_gpu_tells_its_memory_and_what_its_driver_knows(monkeypatch: pytest.Mo
     module = driver()
     monkeypatch.setitem(sys.modules, "pynvml", module)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (6, 24))
-    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 17)
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: {0: (6, 24)}[index])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: {0: 17}[index])
     properties = SimpleNamespace(name="A GPU", uuid=UUID)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: {1: properties}[index])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: {0: properties}[index])
     reading = read_device()
     assert (reading.name, reading.is_gpu) == ("A GPU", True)
     assert (reading.total_bytes, reading.free_bytes, reading.process_bytes) == (24, 6, 17)
@@ -98,3 +122,13 @@ def test_without_the_drivers_library_nothing_is_told(monkeypatch: pytest.MonkeyP
 
 def test_the_real_library_on_a_machine_without_a_driver_is_no_error() -> None:
     assert read_sensors("GPU-there-is-none-of-this-name") == Sensors()
+
+
+@pytest.mark.parametrize("error", SHORT, ids=lambda error: str(error)[:40])
+def test_whatever_says_that_memory_is_short_is_known(error: BaseException) -> None:
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: str(error)[:40])
+def test_a_gpu_that_has_failed_is_not_short_of_memory(error: BaseException) -> None:
+    assert not is_out_of_memory(error)

@@ -12,8 +12,9 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, modeling_utils
 
+from bot.inference import quantized
 from bot.inference.catalog import ModelSpec
 from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.quantized import QuantizedCopies
@@ -131,6 +132,32 @@ def test_a_damaged_copy_is_made_anew(
     assert "is damaged, and made anew" in caplog.text
     no_quantizing(monkeypatch)
     assert torch.equal(logits(load(folder)), logits(first))
+
+
+def test_a_copy_is_written_file_by_file_and_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written: list[int] = []
+    save: Any = vars(modeling_utils)["safe_save_file"]
+
+    def save_one(tensors: dict[str, torch.Tensor], *args: Any, **options: Any) -> None:
+        # What is in RAM at a time: safetensors copies a file's weights from a GPU, and lets go of them.
+        written.append(sum(tensor.nbytes for tensor in tensors.values()))
+        save(tensors, *args, **options)
+
+    assert quantized._SHARD_BYTES == 10**9
+    monkeypatch.setattr(quantized, "_SHARD_BYTES", 300_000)  # a little more than the embedding
+    monkeypatch.setattr(modeling_utils, "safe_save_file", save_one)
+    first = load(folder)
+    (copy,) = copies(folder)
+    assert len(written) == len(list(copy.glob("*.safetensors"))) > 3
+    assert max(written) <= 300_000
+    with monkeypatch.context() as patched:
+        no_quantizing(patched)
+        assert torch.equal(logits(load(folder)), logits(first))
+    sorted(copy.glob("*.safetensors"))[1].unlink()
+    assert torch.equal(logits(load(folder)), logits(first))
+    assert "is damaged, and made anew" in caplog.text
 
 
 def test_other_files_in_the_models_folder_are_other_weights(folder: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 
 from bot.inference.accelerator import Accelerator, read_accelerator
 from bot.inference.device import DeviceReading
+from bot.inference.gpu_choice import Gpu
 from bot.ops.accelerator_checks import gpu_verdict, quantization_verdict
 from bot.ops.findings import Verdict
 
+L4 = Gpu(0, "GPU-0b8ba6ee-1b9c-6a73-1e7f-d2b3a1f0c001", "NVIDIA A GPU", 24 * 10**9, 20 * 10**9)
 GPU = Accelerator(
     device=DeviceReading("NVIDIA A GPU", True, 24 * 10**9, 20 * 10**9, 0),
     torch="2.13.0",
@@ -19,7 +21,7 @@ GPU = Accelerator(
     bitsandbytes="0.50.2",
     driver="580.95.05",
     driver_cuda="13.0",
-    driver_gpus=1,
+    gpus=(L4,),
     capability=(8, 9),
     kernels=("sm_80", "sm_86", "sm_90", "sm_120"),
     library_has_gpu=True,
@@ -32,7 +34,7 @@ CPU = replace(
     torch_cuda=None,
     driver=None,
     driver_cuda=None,
-    driver_gpus=0,
+    gpus=(),
     capability=None,
     kernels=(),
     library_has_gpu=False,
@@ -74,7 +76,7 @@ def test_a_machine_without_a_gpu_says_so() -> None:
 def test_a_gpu_that_the_driver_sees_and_pytorch_does_not_fails_with_the_reason(
     found: dict[str, object], says: str
 ) -> None:
-    hidden = replace(CPU, driver="580.95.05", driver_cuda="13.0", driver_gpus=1, **found)  # type: ignore[arg-type]
+    hidden = replace(CPU, driver="580.95.05", driver_cuda="13.0", gpus=(L4,), **found)  # type: ignore[arg-type]
     verdict, text = gpu_verdict(hidden)
     assert verdict is Verdict.FAILED
     assert text.startswith("the driver 580.95.05 sees 1 GPU(s), and PyTorch none: ")
@@ -83,10 +85,43 @@ def test_a_gpu_that_the_driver_sees_and_pytorch_does_not_fails_with_the_reason(
 
 @pytest.mark.parametrize(
     ("capability", "verdict"),
-    [((5, 2), Verdict.FAILED), ((7, 5), Verdict.WARNING), ((8, 0), Verdict.OK), ((12, 0), Verdict.OK)],
+    [((7, 0), Verdict.FAILED), ((7, 5), Verdict.WARNING), ((8, 0), Verdict.OK), ((12, 0), Verdict.OK)],
 )
 def test_an_old_gpu_is_told_what_it_cannot_do(capability: tuple[int, int], verdict: Verdict) -> None:
     assert gpu_verdict(replace(GPU, capability=capability))[0] is verdict
+
+
+def test_the_least_gpu_is_that_of_the_cuda_that_pytorch_was_built_for() -> None:
+    verdict, text = gpu_verdict(replace(GPU, capability=(7, 0)))
+    assert "too old, the least is 7.5 with CUDA 13.0: use another GPU" in text
+    assert gpu_verdict(replace(GPU, capability=(7, 0), torch_cuda="12.6"))[0] is Verdict.WARNING
+    verdict, text = gpu_verdict(replace(GPU, capability=(5, 2), torch_cuda="12.6"))
+    assert verdict is Verdict.FAILED
+    assert "the least is 6.0" in text
+
+
+def test_a_gpu_without_bfloat16_is_told_what_models_compute_with() -> None:
+    _, text = gpu_verdict(replace(GPU, capability=(7, 5)))
+    assert "it has no bfloat16, so models compute in float16, and those" in text
+
+
+def test_of_several_gpus_it_is_said_which_there_are_and_which_is_used() -> None:
+    used = replace(GPU.device, name="NVIDIA A GPU (GPU 0 of 2)")
+    other = replace(L4, number=1, name="NVIDIA B GPU", free_bytes=3 * 10**9)
+    verdict, text = gpu_verdict(replace(GPU, device=used, gpus=(L4, other)))
+    assert verdict is Verdict.OK
+    assert text.startswith("NVIDIA A GPU (GPU 0 of 2), 20 GB of 24 GB free")
+    assert text.endswith(
+        "; the driver sees 0 (NVIDIA A GPU, 20 GB free), 1 (NVIDIA B GPU, 3.0 GB free), and the bot uses one: "
+        "GPU_DEVICE says which"
+    )
+
+
+def test_a_gpu_device_that_is_not_there_fails_with_the_ones_that_are() -> None:
+    refused = replace(
+        CPU, gpus=(L4,), refused="GPU_DEVICE names no GPU of this machine, which has 0 (NVIDIA A GPU)"
+    )
+    assert gpu_verdict(refused) == (Verdict.FAILED, refused.refused)
 
 
 def test_a_bitsandbytes_without_a_library_for_this_cuda_fails() -> None:

@@ -54,7 +54,7 @@ def test_it_says_the_dimensions_and_every_part_of_the_memory(anatomy: Anatomy, w
 
 
 def test_what_does_not_fit_is_said_with_how_much_is_lacking(anatomy: Anatomy, written: list[str]) -> None:
-    draw_anatomy(replace(anatomy, windows=(None,) * 300_000), 4 * 10**9)
+    draw_anatomy(replace(anatomy, windows=(None,) * 300_000, paging=None), 4 * 10**9)
     assert any(words.endswith(" GB too little") for words in written)
     assert "4.0 GB" in written
 
