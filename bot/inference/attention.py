@@ -10,6 +10,7 @@ sinks beside the keys. What neither knows is refused, before a batch where its c
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +41,11 @@ _SELECTIVE = {  # models whose layers give such arguments, or a mask of their ow
 def is_understood(config: Any) -> bool:
     """Whether this is the attention of a model with this config, and transformers' paged cache holds its keys."""
     kinds = set(getattr(config, "layer_types", None) or ())
+    # Of keys and values in the width of others the cache takes none: those of DeepSeek are put together from two parts.
+    widths = {getattr(config, name, None) for name in ("qk_head_dim", "v_head_dim")} - {None}
     return (
         kinds <= _LAYERS
+        and widths <= {getattr(config, "head_dim", None)}
         and config.model_type not in _SELECTIVE
         and not getattr(config, "use_bidirectional_attention", False)
     )
@@ -239,7 +243,7 @@ def _explicit(
     mask: torch.Tensor | None,
     scores: _Scores,
 ) -> torch.Tensor:
-    """Step by step, rounded as by transformers' eager attention.
+    """Step by step, rounded as by transformers' eager attention, with as few passes over the scores as that allows.
 
     Args:
         queries: requests x heads of keys x queries for each x tokens x width; what is returned likewise.
@@ -250,16 +254,25 @@ def _explicit(
     import torch
 
     scaling = queries.shape[-1] ** -0.5 if scores.scaling is None else scores.scaling
-    found = (queries.flatten(2, 3) @ keys.transpose(2, 3)).unflatten(2, queries.shape[2:4]).mul_(scaling)
+    cap = 1.0 if scores.softcap is None else scores.softcap
+    is_exact = math.frexp(scaling)[0] == 0.5  # a power of two: it rounds nothing, wherever it is applied
+    shape = queries.shape[2:4]
+    found = ((queries * scaling if is_exact else queries).flatten(2, 3) @ keys.transpose(2, 3)).unflatten(
+        2, shape
+    )
+    if not is_exact:
+        found *= scaling
     if scores.softcap is not None:
-        found = found.div_(scores.softcap).tanh_().mul_(scores.softcap)
+        found.div_(cap).tanh_()
     if mask is not None:
-        found += mask
+        torch.add(mask, found, alpha=cap, out=found)
+    elif scores.softcap is not None:
+        found *= cap
     if scores.sinks is not None:
         sinks = scores.sinks.to(found.dtype).view(1, *queries.shape[1:3], 1, 1).expand(*found.shape[:-1], 1)
         found = torch.cat((found, sinks), dim=-1)
     found = found.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
     if scores.sinks is not None:
         found = found[..., :-1]
-    seen: torch.Tensor = (found.flatten(2, 3) @ values).unflatten(2, queries.shape[2:4])
+    seen: torch.Tensor = (found.flatten(2, 3) @ values).unflatten(2, shape)
     return seen

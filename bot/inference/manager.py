@@ -14,6 +14,7 @@ from bot.inference import attention
 from bot.inference.layout import Step
 
 if TYPE_CHECKING:
+    import torch
     from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 
@@ -25,15 +26,28 @@ def batching_manager(
     return _manager_class()(model=model, generation_config=generation, continuous_batching_config=batching)
 
 
+def needs_staging(device: torch.device) -> bool:
+    """Whether what is written to this device one by one is waited for."""
+    return device.type == "cuda"
+
+
 @cache
 def _manager_class() -> type[Any]:
+    import torch
     from transformers.generation.continuous_batching.continuous_api import ContinuousBatchingManager
     from transformers.generation.continuous_batching.input_outputs import ContinuousBatchingIOs
 
     class Inputs(ContinuousBatchingIOs):  # type: ignore[misc, unused-ignore]
-        """transformers' own, which tells the attention who adds how many tokens."""
+        """transformers' own, which tells the attention who adds how many tokens.
+
+        Attributes:
+            staging: another one in memory that the device reads by itself, in which each step is written down and from
+                which it is copied at once; None writes each list to the device, which is waited for. transformers does
+                this for its asynchronous batching only.
+        """
 
         step: Step
+        staging: ContinuousBatchingIOs | None = None
 
         def prepare_batch_tensors(self, requests_in_batch: Any, *args: Any, **kwargs: Any) -> None:
             self.step = Step(
@@ -43,7 +57,16 @@ def _manager_class() -> type[Any]:
                 ]
             )
             # As if nothing were to be read: it would list the place of each key.
-            super().prepare_batch_tensors(requests_in_batch, *args, **{**kwargs, "max_kv_read": 0})
+            kwargs = {**kwargs, "max_kv_read": 0}
+            if self.staging is None:
+                super().prepare_batch_tensors(requests_in_batch, *args, **kwargs)
+                return
+            self.staging.prepare_batch_tensors(requests_in_batch, *args, **kwargs)
+            stream: Any = None  # the one that this thread is on
+            self.staging._transfer_inputs(self, stream, non_blocking=True)
+            self.requests_in_batch = self.staging.requests_in_batch
+            if self.compute_stream is not None:
+                self.compute_stream.wait_stream(torch.cuda.current_stream(self.device))
 
         def get_model_kwargs(self, use_padding: bool = False) -> Any:
             return {**super().get_model_kwargs(use_padding=use_padding), attention.STEP: self.step}
@@ -64,7 +87,17 @@ def _manager_class() -> type[Any]:
 
         def _create_batch_processor(self) -> Any:
             processor = super()._create_batch_processor()
-            processor.inputs_and_outputs.__class__ = Inputs
+            inputs: Any = processor.inputs_and_outputs
+            inputs.__class__ = Inputs
+            if inputs.staging is None and needs_staging(inputs.device):
+                inputs.staging = ContinuousBatchingIOs(
+                    cache=inputs.cache,
+                    config=inputs.config,
+                    continuous_batching_config=self.continuous_batching_config,
+                    device=torch.device("cpu"),
+                    model_dtype=inputs.model_dtype,
+                    logit_processor=self.logit_processor,
+                )
             return processor
 
     return Manager

@@ -16,7 +16,7 @@ from transformers.generation.continuous_batching import continuous_api
 
 from bot.chat.messages import ChatMessage, Role
 from bot.inference import attention as ours
-from bot.inference import batch, layout
+from bot.inference import batch, layout, manager
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import FinishReason, GenerationRequest
 from bot.inference.loader import ModelLoader
@@ -161,6 +161,25 @@ def test_attention_waits_for_the_device_in_no_step_and_sends_it_one_list_for_eac
     assert counted["sent"] == kinds * len(taken)
 
 
+def test_a_step_that_is_copied_to_the_device_at_once_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = loaded_exactly(save_checkpoint("gemma", tmp_path / "gemma", is_attentive=True))
+
+    def said() -> dict[str, list[int]]:
+        with Stepped(loaded, step_tokens=48) as stepped:
+            for length in (3, 70, 130):
+                stepped.add(list(range(5, 5 + length)), 12)
+            stepped.steps()
+            is_staged = stepped.processor.inputs_and_outputs.staging is not None
+            assert is_staged is manager.needs_staging(torch.device("cpu"))
+            return stepped.said
+
+    written_one_by_one = said()
+    monkeypatch.setattr(manager, "needs_staging", lambda _: True)
+    assert said() == written_one_by_one
+
+
 def test_nothing_is_listed_or_masked_for_each_key_of_a_step(tmp_path: Path) -> None:
     with Stepped(loaded_exactly(save_checkpoint("gemma", tmp_path / "gemma"))) as stepped:
         stepped.add(list(range(5, 100)), 4)
@@ -205,6 +224,7 @@ def test_cudnn_attention_is_off_once_torch_is_prepared(tmp_path: Path) -> None:
         ({"model_type": "gemma2", "layer_types": ["sliding_attention", "full_attention"]}, True),
         ({"model_type": "llama4_text", "layer_types": ["chunked_attention", "full_attention"]}, False),
         ({"model_type": "doge"}, False),
+        ({"model_type": "deepseek_v3", "head_dim": 64, "qk_head_dim": 192, "v_head_dim": 128}, False),
         ({"model_type": "gemma3_text", "use_bidirectional_attention": True}, False),
     ],
 )
