@@ -20,6 +20,7 @@ MAY_USE_HEAVY = (
     "bot/inference/sampler.py",
     "bot/inference/device.py",
     "bot/inference/device_failure.py",
+    "bot/inference/drawing.py",
     "bot/inference/own_stream.py",
     "bot/inference/sizes.py",
     "bot/inference/experts.py",

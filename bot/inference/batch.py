@@ -31,7 +31,7 @@ from bot.inference.engine import Event
 from bot.inference.loader import LoadedModel
 from bot.inference.own_stream import keep_to_one_stream, wait_for_loads, wait_for_steps
 from bot.inference.run import DeviceHasFailed, DeviceMemoryExhausted, LogitsNotFinite, let_go_of_frames
-from bot.inference.sampler import Draw, processors
+from bot.inference.sampler import Draw, sampler_of
 from bot.inference.sizes import PAGE_TOKENS, step_tokens_of
 
 log = logging.getLogger(__name__)
@@ -101,9 +101,17 @@ class Batch:
                 scheduler_type=reading_order.NAME,
             ),
         )
-        self._manager.logit_processor, self._mark_broken = processors(self._draws, loaded.eos_token_ids)
+        self._sampler = sampler_of(
+            self._draws,
+            loaded.eos_token_ids,
+            requests=requests,
+            context_tokens=loaded.context_tokens,
+            vocabulary=int(model.get_output_embeddings().weight.shape[0]),
+        )
+        self._manager.logit_processor, self._mark_broken = self._sampler, self._sampler.check
         self._readers = _Readers(self._manager.cancel_request, self._check)
         self._manager.output_router = self._readers
+        self._manager._create_batch_processor = self._with_our_drawing(self._manager._create_batch_processor)
         keep_to_one_stream(self._manager)
         use_rows()
 
@@ -207,6 +215,14 @@ class Batch:
         and the next step may give them to somebody else."""
         if self._mark_broken(outputs):
             distrust(self._manager.batch_processor.cache)
+
+    def _with_our_drawing(self, create: Callable[[], Any]) -> Callable[[], Any]:
+        def made() -> Any:
+            processor = create()
+            processor.model_runner._sample = self._sampler.write
+            return processor
+
+        return made
 
     def _add(self, request_id: str, ids: list[int], limit: int) -> None:
         eos = list(self._loaded.eos_token_ids)
