@@ -24,6 +24,7 @@ from bot.cli import EXIT_FAILED, EXIT_USAGE, main
 from bot.demo.page import serve_with
 from bot.demo.terminal import answer_with
 from bot.errors import DeviceFailed
+from bot.inference import batches
 from bot.inference.batch import Batch
 from bot.inference.device_failure import DeviceFailure, is_device_failure
 from bot.inference.loader import LoadedModel, ModelLoader
@@ -238,10 +239,20 @@ def settings(tmp_path: Path, environment: dict[str, str]) -> Settings:
     )
 
 
-@pytest.mark.parametrize("at_load", [False, True], ids=["in a step", "in a load"])
+@pytest.mark.parametrize(
+    ("at_load", "is_batched"),
+    [(False, True), (False, False), (True, True)],
+    ids=["in a step", "in an answer of its own", "in a load"],
+)
 async def test_one_command_in_the_terminal_says_so_and_fails(
-    settings: Settings, tmp_path: Path, capsys: pytest.CaptureFixture[str], at_load: bool
+    settings: Settings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    at_load: bool,
+    is_batched: bool,
 ) -> None:
+    monkeypatch.setattr(batches, "is_batchable", lambda _: is_batched)
     loader = Failing(tmp_path)
     loader.at_load = at_load
     failure = DeviceFailure()

@@ -81,7 +81,6 @@ class Batch:
         self._has_made_way = False
         self._draws: dict[str, Draw] = {}
         self._numbers = itertools.count()
-        self._ending = asyncio.Lock()
         model: Any = loaded.model
         reading_order.register()
         self._manager = model.init_continuous_batching(
@@ -195,8 +194,9 @@ class Batch:
                     raise self._failure(_ENDED)
                 in_batch = not output.is_finished()
                 if output.error is not None:
-                    async with self._ending:  # for one after the other: it lets go of the thread in between
-                        await asyncio.to_thread(self._manager.join, time.perf_counter(), _END_TIMEOUT_S)
+                    # Not by the manager's own `join`, which lets go of the thread while others still look at it.
+                    if (thread := self._manager._generation_thread) is not None:
+                        await asyncio.to_thread(thread.join, _END_TIMEOUT_S)
                     raise self._failure(output.error)
                 if (valid := answer.draw.valid_tokens) is not None:
                     for event in answer.grow(output.generated_tokens[:valid], ended=False):

@@ -230,6 +230,7 @@ class Batches:
                     if found is None or not is_kept:
                         if found is not None:
                             del self._all[loaded]
+                            found.make_way()  # somebody may have been given it in this moment
                             found.close()
                         found = Batch(
                             loaded,

@@ -9,7 +9,7 @@ Nothing here depends on a value on the device, so a CUDA graph could hold it: wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -76,16 +76,17 @@ class SeenIds:
         """The slot of those without a penalty."""
         return self._requests
 
-    def keep_only(self, names: Iterable[str]) -> None:
+    def keep_only(self, names: Container[str]) -> None:
         """Forget all others."""
-        for gone in self._slots.keys() - names:
+        for gone in [one for one in self._slots if one not in names]:
             del self._slots[gone]
 
     def slot_of(
         self, name: str, ids: Iterable[int], length: int, device: torch.device, needed: Iterable[str] = ()
     ) -> tuple[int, int]:
         """The slot of a request that has seen `ids` in a text of this length, and how many ids there are in it. They
-        are copied there unless what is there is of that length: each step adds what it draws.
+        are copied there unless what is there is of that length: each step adds what it draws. Without any, it is
+        nobody's.
 
         `needed` are the requests of this step, whose slots are not given away.
         """
@@ -100,8 +101,11 @@ class SeenIds:
         elif self._known[slot][0] == length and self._known[slot][1] < self._capacity:
             return slot, self._known[slot][1]
         all_ids = list(ids)[: self._capacity - 1]
-        row = all_ids + all_ids[:1] * (self._capacity - len(all_ids))
-        self._table[slot].copy_(torch.tensor(row), non_blocking=True)
+        if not all_ids:
+            del self._slots[name]
+            return self.nobody, 0
+        self._table[slot].fill_(all_ids[0])
+        self._table[slot, : len(all_ids)].copy_(torch.tensor(all_ids), non_blocking=True)
         self._known[slot] = (length, len(all_ids))
         return slot, len(all_ids)
 

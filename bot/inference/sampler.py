@@ -125,7 +125,8 @@ def _prepared(
         if one.is_penalized:
             known = (id_ for id_ in one.seen if id_ < vocabulary)
             slot, place = seen.slot_of(name, known, one.length, device, rows)
-            seen.drawn(slot, one.length)
+            if slot != seen.nobody:
+                seen.drawn(slot, one.length)
             seen_widths.append(place)
         widths.append(top_k)
         is_sampled = is_sampled or not is_greedy

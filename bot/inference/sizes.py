@@ -11,6 +11,10 @@ STEP_TOKENS = 256
 GPU_STEP_TOKENS = 1024
 SPARING_STEP_TOKENS = 64  # the same after memory ran out, on any device
 
+_SPARE_SHARE = (
+    0.8  # fragments take the rest, and transformers makes no cache of more than 90 % of what is free
+)
+
 
 def is_on_gpu(model: Any) -> bool:
     """Whether a model computes on a GPU."""
@@ -36,7 +40,7 @@ def full_cache_tokens(model: Any, context_tokens: int, requests: int, spare_byte
     """
     if not is_on_gpu(model):
         return context_tokens
-    beside = max(0, spare_bytes) // token_bytes(model)
+    beside = int(_SPARE_SHARE * max(0, spare_bytes)) // token_bytes(model)
     return min(requests * context_tokens, context_tokens + beside)
 
 

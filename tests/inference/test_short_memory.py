@@ -182,6 +182,21 @@ async def test_who_needs_more_than_the_smaller_cache_has_it_made_larger_when_nob
         assert batch_of(engine).cache_tokens == CONTEXT_TOKENS
 
 
+async def test_a_model_that_answers_one_at_a_time_goes_on_too_when_what_is_idle_has_gone(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "is_batchable", lambda _: False)
+    asked = ask(folder)
+    async with InferenceQueue(engine) as queue:
+        await read(queue.submit(ask(folder, alias="idle")))
+        await read(queue.submit(asked))
+        fail_at(monkeypatch, engine, asked, 3)
+        finished = ending(await read(queue.submit(asked)))
+    assert finished.error is None
+    assert finished.usage.completion_tokens == 8
+    assert [one.alias for one in engine.memory().residents] == ["tiny"]
+
+
 @pytest.mark.parametrize(
     ("held", "needed", "sparing"),
     [(8192, 700, 4096), (8192, 6000, 6000), (16 * 8192, 700, 8192), (4096, 5000, 4096)],
