@@ -125,6 +125,12 @@ class Batch:
         return self._manager.background_thread_status.fatal_error is not None
 
     @property
+    def has_run_out(self) -> bool:
+        """Whether that was for lack of memory."""
+        error = self._manager.background_thread_status.fatal_error
+        return error is not None and is_out_of_memory(error)
+
+    @property
     def is_used(self) -> bool:
         """Whether there are answers that it has not ended."""
         return len(self._readers) > 0
@@ -235,9 +241,9 @@ class Batch:
 
     def _failure(self, said: str) -> Exception:
         """What a failed request raises: the thread's own reason where it has died."""
-        error = self._manager.background_thread_status.fatal_error
-        if error is not None and is_out_of_memory(error):
+        if self.has_run_out:
             return DeviceMemoryExhausted()
+        error = self._manager.background_thread_status.fatal_error
         if error is not None and is_device_failure(error):
             return DeviceHasFailed()
         if error is None and self._has_made_way:

@@ -181,19 +181,20 @@ class Batches:
         needed_tokens = max(answer.longest_tokens, others_tokens)
         self._short[loaded] = _Shortage(now_s + SPARING_S, batch.cache_tokens, needed_tokens)
         async with self._changing:
-            if self._all.get(loaded) is not batch:
-                return  # somebody else of this batch was here before
+            if self._all.get(loaded) is batch:  # else somebody of this batch was here before
+                await self._free(loaded, batch)
+                if not is_last:
+                    await self._make_room()
 
-            def drop() -> None:
-                with self._threads:
-                    if self._all.get(loaded) is batch:
-                        del self._all[loaded]
-                    batch.close()
-                free_memory()
+    async def _free(self, loaded: LoadedModel, batch: Batch) -> None:
+        def drop() -> None:
+            with self._threads:
+                if self._all.get(loaded) is batch:
+                    del self._all[loaded]
+                batch.close()
+            free_memory()
 
-            await in_own_thread(drop, timeout_s=CHANGE_TIMEOUT_S)
-            if not is_last:
-                await self._make_room()
+        await in_own_thread(drop, timeout_s=CHANGE_TIMEOUT_S)
 
     async def _running(self, loaded: LoadedModel, answer: Answer) -> Batch:
         """The model's batch, its thread running and no other's, with room for an answer.
@@ -202,8 +203,16 @@ class Batches:
             DeviceMemoryExhausted: it is sparing, and has no room for an answer of that length beside those that it has.
         """
         async with self._changing:
-            batch = self._all.get(loaded)
-            is_short = loaded in self._short and time.monotonic() < self._short[loaded].until_s
+            batch, now_s = self._all.get(loaded), time.monotonic()
+            if (
+                batch is not None and batch.has_run_out
+            ):  # those who were answered by it have not come back yet
+                short = _Shortage(now_s + SPARING_S, batch.cache_tokens, loaded.context_tokens)
+                self._short.setdefault(loaded, short)
+                await self._free(loaded, batch)
+                await self._make_room()
+                batch = None
+            is_short = loaded in self._short and now_s < self._short[loaded].until_s
             full_tokens = self._full_cache_tokens(loaded)
             if batch is not None and not batch.is_broken:
                 fits = answer.longest_tokens <= batch.cache_tokens

@@ -16,8 +16,8 @@ from bot.inference.device import is_out_of_memory
 
 _WORDS = re.compile(
     r"""
-      CUDA\ (?:driver\ )?error | HIP\ error | CUDA_ERROR_ | cudaError | cuDNN\ error | CUDNN_STATUS_
-    | CUBLAS_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)
+      CUDA\ (?:driver\ )?error(?!:\ CUBLAS_) | HIP\ error | CUDA_ERROR_ | cudaError
+    | (?:CUBLAS|CUDNN)_STATUS_(?:EXECUTION_FAILED|INTERNAL_ERROR|MAPPING_ERROR)
     | device-side\ assert | illegal\ (?:memory\ access|instruction|address)\ was | unspecified\ launch\ failure
     | uncorrectable\ ECC | misaligned\ address | GPU\ (?:is\ lost|has\ fallen\ off)
     """,
@@ -41,7 +41,7 @@ def is_device_failure(error: BaseException) -> bool:
     import torch
 
     for one in chain_of(error):
-        if is_out_of_memory(one):
+        if is_out_of_memory(one) or "out of memory" in str(one):
             return False
         if isinstance(one, torch.AcceleratorError):
             return True

@@ -51,6 +51,10 @@ def batch_of(engine: LocalEngine) -> Batch:
     return batch
 
 
+def batch_for(engine: LocalEngine, alias: str) -> Batch:
+    return next(batch for loaded, batch in engine._batches._all.items() if loaded.spec.alias == alias)
+
+
 class Caches:
     """The caches that are made, and which of those before were still there when one was."""
 
@@ -118,6 +122,34 @@ async def test_the_old_cache_is_gone_before_room_is_made_and_before_there_is_ano
     assert [ending(events).usage.completion_tokens for events in everybody] == [8] * 3
     assert at_room == [0]  # once for all three
     assert caches.still_there == [0, 0]
+
+
+async def test_who_comes_before_those_who_ran_out_are_back_has_room_made_too(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, uncollected: None
+) -> None:
+    caches = Caches(monkeypatch)
+    asked = ask(folder, tokens=40)
+    give_up, gave_up = engine._batches._give_up, asyncio.Event()
+
+    async def late(*args: Any, **kwargs: Any) -> None:
+        await gave_up.wait()
+        await give_up(*args, **kwargs)
+
+    monkeypatch.setattr(engine._batches, "_give_up", late)
+    async with InferenceQueue(engine, slots=4) as queue:
+        await read(queue.submit(ask(folder, alias="idle")))
+        await read(queue.submit(ask(folder)))
+        fail_at(monkeypatch, engine, asked, 3)
+        first = queue.submit(asked)
+        while not batch_for(engine, "tiny").is_broken:
+            await asyncio.sleep(0)
+        newcomer = ending(await read(queue.submit(ask(folder, "And me?"))))
+        assert [one.alias for one in engine.memory().residents] == ["tiny"]
+        gave_up.set()
+        finished = ending(await read(first))
+    assert (newcomer.error, finished.error) == (None, None)
+    assert finished.usage.completion_tokens == 40
+    assert caches.still_there[2:] == [0]
 
 
 async def test_after_memory_ran_out_the_cache_is_smaller_too(
