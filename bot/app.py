@@ -21,15 +21,18 @@ from bot.archive import Archive
 from bot.chooser import ModelChooser
 from bot.client import PunchlineBot
 from bot.configured import limits_of, model_loader, read_access, read_catalog
-from bot.errors import BotError, SettingsError
+from bot.errors import BotError, DeviceFailed, SettingsError
 from bot.expiry import deleting_old
 from bot.inference.catalog import ModelCatalog
+from bot.inference.device_failure import DeviceFailure
 from bot.inference.engine import Engine
 from bot.inference.inspector import Inspector
 from bot.inference.local import LocalEngine
 from bot.inference.observer import UNOBSERVED, Observer, Several
 from bot.inference.queue import InferenceQueue
+from bot.inference.threads import end_the_process_within
 from bot.operators import Operators
+from bot.ops import device_failures
 from bot.ops.consultation import Consultation, room_of
 from bot.ops.examination import Examination
 from bot.ops.logs import configure_logging
@@ -39,7 +42,7 @@ from bot.ops.operations import Operations, reload_when
 from bot.ops.panel import Panel
 from bot.ops.panel_card import PanelCard
 from bot.ops.reload import Reload, reread_settings
-from bot.ops.supervision import Supervision
+from bot.ops.supervision import CLOSING_S, Supervision
 from bot.ops.tally import Tally
 from bot.presses import Presses
 from bot.replies.device_card import DeviceCard
@@ -62,10 +65,14 @@ from bot.warm_up import made_ready_beside
 
 log = logging.getLogger(__name__)
 
+_SHOW_FAILURE_S = 15.0  # a channel takes five edits in five seconds
+
 
 @asynccontextmanager
-async def open_engine(settings: Settings, observer: Observer = UNOBSERVED) -> AsyncIterator[Engine]:
-    """The engine that runs models in this process, with its slow imports done."""
+async def open_engine(
+    settings: Settings, observer: Observer = UNOBSERVED, failure: DeviceFailure | None = None
+) -> AsyncIterator[Engine]:
+    """The engine that runs models in this process, with its slow imports done; `failure` hears if the device fails."""
     idle_min = settings.unload_idle_after_min
     engine = LocalEngine(
         model_loader(settings),
@@ -73,6 +80,7 @@ async def open_engine(settings: Settings, observer: Observer = UNOBSERVED) -> As
         unload_idle_after_s=None if idle_min is None else idle_min * 60,
         batch_requests=settings.batch_requests,
         observer=observer,
+        failure=failure,
     )
     try:
         await engine.prepare()
@@ -208,9 +216,12 @@ def run(settings: Settings, *, force_sync: bool = False) -> int:
     """Run the bot on Discord until it is told to stop; the exit code is 0 then.
 
     Raises:
+        DeviceFailed: the GPU has failed, and everybody has been told.
+        DeviceKeepsFailing: it has failed too often.
         BotError: it cannot start.
     """
     token = settings.required_token()
+    device_failures.refuse_after_too_many(settings.data_dir)
     read_access(settings, read_catalog(settings))  # a fault is said before seconds of imports
     configure_logging(
         settings.log_level, settings.secrets, form=settings.log_format, content=settings.log_content
@@ -227,10 +238,11 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
     hang_up = asyncio.Event()
     # Whose terminal is closed is not asked to read settings.
     loop.add_signal_handler(signal.SIGHUP, stop.set if os.isatty(0) else hang_up.set)
+    failure = DeviceFailure()
     async with (
         Supervision(Notifier.from_environment()) as supervision,
         open_observation(settings) as observation,
-        open_engine(settings, observation.observer) as engine,
+        open_engine(settings, observation.observer, failure) as engine,
         open_services(settings, engine, observer=observation.observer) as services,
     ):
         bot = PunchlineBot(
@@ -245,10 +257,13 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
             supervision.serving(bot, services.inference)
             connection = asyncio.create_task(bot.start(token))
             stopping = asyncio.create_task(stop.wait())
+            failing = asyncio.create_task(failure.wait())
             reloading = asyncio.create_task(reload_when(hang_up, services.operations, supervision))
-            await asyncio.wait((connection, stopping), return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            reloading.cancel()
+            await asyncio.wait((connection, stopping, failing), return_when=asyncio.FIRST_COMPLETED)
+            for task in (stopping, failing, reloading):
+                task.cancel()
+            if failure.has_happened:
+                await _leave_failed_device(settings, services.inference, supervision, failure)
             if connection.done():
                 _explain_end(connection)
             log.info(
@@ -257,6 +272,26 @@ async def _serve(settings: Settings, token: str, *, force_sync: bool) -> None:
             grace_s = services.operations.reload.settings.shutdown_grace_s
             supervision.stopping(services.inference, grace_s=grace_s)
             await services.inference.drain(grace_s)
+
+
+async def _leave_failed_device(
+    settings: Settings, queue: InferenceQueue, supervision: Supervision, failure: DeviceFailure
+) -> None:
+    """Tell everybody, and have the process end: the service manager starts another, whose device works again.
+
+    Raises:
+        DeviceFailed: always.
+    """
+    device_failures.record(settings.data_dir)
+    end_the_process_within(
+        _SHOW_FAILURE_S + CLOSING_S, 1
+    )  # closing waits for threads that the device may hold
+    log.critical("stopping: the GPU has failed; %d running, %d waiting", queue.running, queue.waiting)
+    supervision.stopping(queue, grace_s=_SHOW_FAILURE_S)
+    await queue.drain(0.0, _SHOW_FAILURE_S, failure.error)
+    raise DeviceFailed(
+        "The GPU has failed, so this process ends; another one has to be started. The log says above what CUDA said."
+    )
 
 
 def _explain_end(connection: asyncio.Task[None]) -> None:

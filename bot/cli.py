@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot import __version__
-from bot.errors import BotError, SettingsError, UsageError
+from bot.errors import BotError, DeviceKeepsFailing, SettingsError, UsageError
 
 if TYPE_CHECKING:
     from bot.settings import Settings
@@ -27,7 +27,7 @@ EXIT_USAGE = 2
 _EXIT_CODES = """exit codes:
   0    it was done, or nothing that was checked has failed
   1    it failed, or something that was checked has
-  2    it was asked or configured wrongly
+  2    it was asked or configured wrongly, or the GPU keeps failing: trying again does not help
   130  Ctrl-C ended it"""
 
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         return _dispatch(args)
-    except (SettingsError, UsageError) as error:
+    except (SettingsError, UsageError, DeviceKeepsFailing) as error:
         return _say(error, EXIT_USAGE)
     except BotError as error:
         return _say(error, EXIT_FAILED)

@@ -107,6 +107,16 @@ class OutOfMemory(BotError):
     """Memory ran out in the middle of an answer, and trying again did not help."""
 
 
+class DeviceFailed(BotError):
+    """The GPU has failed for good: nothing is answered until another process has taken this one's place."""
+
+
+class DeviceKeepsFailing(BotError):
+    """The GPU has failed again and again: starting the bot anew does not help."""
+
+    to_operators = True
+
+
 class ModelComputesNonsense(BotError):
     """A model's numbers overflow in the precision that it runs in, so that no next token can be drawn."""
 

@@ -18,7 +18,8 @@ from simcord.preview import Preview
 
 from bot.app import open_engine
 from bot.demo.world import World, open_world
-from bot.errors import BotError
+from bot.errors import BotError, DeviceFailed
+from bot.inference.device_failure import DeviceFailure
 from bot.inference.engine import Engine
 from bot.settings import Settings
 
@@ -39,15 +40,25 @@ _PLAIN_STYLE = """
 
 async def serve(settings: Settings, port: int) -> int:
     """Serve the page with the real engine until Ctrl-C, SIGTERM or the page's own end of session."""
-    async with open_engine(settings) as engine:
-        return await serve_with(settings, port, engine)
+    failure = DeviceFailure()
+    async with open_engine(settings, failure=failure) as engine:
+        return await serve_with(settings, port, engine, failure=failure)
 
 
 async def serve_with(
-    settings: Settings, port: int, engine: Engine, ready: asyncio.Future[str] | None = None
+    settings: Settings,
+    port: int,
+    engine: Engine,
+    ready: asyncio.Future[str] | None = None,
+    failure: DeviceFailure | None = None,
 ) -> int:
-    """Serve the page with `engine`; `ready` is given its address."""
+    """Serve the page with `engine`; `ready` is given its address.
+
+    Raises:
+        DeviceFailed: the device has failed, as the page says.
+    """
     stop = asyncio.Event()
+    failure = failure or DeviceFailure()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, stop.set)
@@ -68,9 +79,11 @@ async def serve_with(
             sys.stdout.flush()
             if ready is not None:
                 ready.set_result(preview.url)
-            await _drive(world, preview, turn, stop)
+            await _drive(world, preview, turn, stop, failure)
         finally:
             await preview.close()
+    if failure.has_happened:
+        raise DeviceFailed("The GPU has failed: start the demo anew.")
     return 0
 
 
@@ -84,13 +97,15 @@ async def _furnish(world: World) -> None:
     await guide.add_member(env.create_user("guide")).send(world.channel, _WELCOME)
 
 
-async def _drive(world: World, preview: Preview, turn: asyncio.Lock, stop: asyncio.Event) -> None:
-    """Keep simulated time level with real time, and the page with the channel."""
+async def _drive(
+    world: World, preview: Preview, turn: asyncio.Lock, stop: asyncio.Event, failure: DeviceFailure
+) -> None:
+    """Keep simulated time level with real time, and the page with the channel; after a failure until that is seen."""
     published: list[Any] = []
     closed = asyncio.create_task(preview.wait_closed())
     stopped = asyncio.create_task(stop.wait())
     try:
-        while not (closed.done() or stopped.done()):
+        while not (closed.done() or stopped.done() or (failure.has_happened and not world.is_answering)):
             await asyncio.wait((closed, stopped), timeout=_TICK_S, return_when=asyncio.FIRST_COMPLETED)
             async with turn:
                 if closed.done():

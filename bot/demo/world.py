@@ -50,6 +50,11 @@ class World:
     endings: list[Finished] = field(default_factory=list)
     _moved_s: float = field(default_factory=time.monotonic)
 
+    @property
+    def is_answering(self) -> bool:
+        """Whether a reply has begun that has not ended."""
+        return self.begun > len(self.endings)
+
     async def catch_up(self) -> None:
         """Bring simulated time level with real time: due edits are made, and the bot reacts to the model."""
         now_s = time.monotonic()

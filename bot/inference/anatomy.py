@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bot.errors import BotError, ModelUnavailable
-from bot.inference.batch import PAGE_TOKENS, STEP_TOKENS, is_batchable
+from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TakesNoQuestion, TemplateTraits, probe, takes_no_question
 from bot.inference.headers import Headers, read_headers
@@ -23,6 +23,7 @@ from bot.inference.paging import Paging
 from bot.inference.parts import Kind, Matrix, Part, last_layer, take_apart
 from bot.inference.precision import Precision
 from bot.inference.prompting import renderer
+from bot.inference.sizes import PAGE_TOKENS, STEP_TOKENS
 from bot.inference.tokenizers import TokenizerMissing, read_tokenizer, tokenizer_missing
 from bot.inference.weights import precision_in
 
@@ -253,10 +254,9 @@ def _paging(config: Any, precision: Precision) -> Paging | None:
         groups = group_layers_by_attn_type(config)
     except ValueError:
         return None
-    number_bytes = precision.size_bytes
-    page_bytes = 2 * find_num_key_value_heads(config) * find_head_dim(config) * number_bytes * PAGE_TOKENS
+    token_bytes = 2 * find_num_key_value_heads(config) * find_head_dim(config) * precision.size_bytes
     layers = tuple(len(group) for group in groups.values())
-    return Paging(layers, page_bytes, PAGE_TOKENS, STEP_TOKENS, number_bytes)
+    return Paging(layers, token_bytes * PAGE_TOKENS, PAGE_TOKENS, STEP_TOKENS)
 
 
 def _loading_bytes(

@@ -48,6 +48,11 @@ class Answer:
         """What the model is about to read."""
         return Reading(self._usage(), self.draw.params)
 
+    @property
+    def longest_tokens(self) -> int:
+        """How long prompt and answer may become together."""
+        return len(self._prompt_ids) + self._limit
+
     def take_up(self) -> tuple[list[int], int]:
         """The ids to be read, and how many more may be drawn: at first those of the prompt, later also its own."""
         self._before = len(self._ids)

@@ -4,10 +4,10 @@ The batching is transformers' (`ContinuousBatchingManager`: paged cache, shared 
 are its set-up, the drawing of tokens (`sampler.py`), the order in which prompts are read (`reading_order.py`), and the
 way from its thread to the event loop.
 
-All share a cache of one full context. What begins alike is read once: whole pages of 32 tokens stay in the cache when
-an answer ends, its own words included, so that a conversation that goes on reads only what is new. They go when less
-than 15 % of the cache is free. If it is still short then, the newest lose their memory, and read what they were asked
-and had said again when somebody has ended. Layers with a sliding window keep nothing.
+All share a cache, of one full context at least (`sizes.py`). What begins alike is read once: whole pages of 32 tokens
+stay in the cache when an answer ends, its own words included, so that a conversation that goes on reads only what is
+new. They go when less than 15 % of the cache is free. If it is still short then, the newest lose their memory, and read
+what they were asked and had said again when somebody has ended. Layers with a sliding window keep nothing.
 """
 
 from __future__ import annotations
@@ -26,21 +26,24 @@ from bot.inference import reading_order
 from bot.inference.answer import Answer
 from bot.inference.attention import is_understood
 from bot.inference.device import is_out_of_memory
+from bot.inference.device_failure import is_device_failure
 from bot.inference.engine import Event
 from bot.inference.loader import LoadedModel
 from bot.inference.manager import batching_manager
-from bot.inference.run import DeviceMemoryExhausted, LogitsNotFinite
-from bot.inference.sampler import Draw, processors
+from bot.inference.own_stream import keep_to_one_stream, wait_for_loads, wait_for_steps
+from bot.inference.run import DeviceHasFailed, DeviceMemoryExhausted, LogitsNotFinite, let_go_of_frames
+from bot.inference.sampler import Draw, sampler_of
+from bot.inference.sizes import PAGE_TOKENS, step_tokens_of
 
 log = logging.getLogger(__name__)
 
-PAGE_TOKENS = 32
-# The most that one step reads: a long prompt is read in such pieces, beside the others' tokens.
-STEP_TOKENS = 256
-SPARING_STEP_TOKENS = 64  # the same after memory ran out
-
 _ENDED = "the batch has ended"
 _END_TIMEOUT_S = 10.0  # a thread that has failed its requests says why when it ends, right after
+
+
+class MadeWay(Exception):
+    """A batch has made way for another one of the same model, where its answers can be taken up. Never reaches a
+    person."""
 
 
 def is_batchable(model: Any) -> bool:
@@ -56,18 +59,30 @@ class Batch:
     Args:
         loaded: the model.
         requests: how many are answered at a time.
-        step_tokens: how many tokens one step reads at most.
+        step_tokens: how many tokens one step reads at most; None for what suits the device.
+        cache_tokens: how many the cache holds that all share; None for one context.
+
+    Attributes:
+        cache_tokens: as above.
     """
 
-    def __init__(self, loaded: LoadedModel, *, requests: int, step_tokens: int = STEP_TOKENS) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        requests: int,
+        step_tokens: int | None = None,
+        cache_tokens: int | None = None,
+    ) -> None:
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+        self.cache_tokens = cache_tokens or loaded.context_tokens
         self._loaded = loaded
+        self._has_made_way = False
         self._draws: dict[str, Draw] = {}
         self._numbers = itertools.count()
-        self._ending = asyncio.Lock()
         model: Any = loaded.model
         reading_order.register()
         self._manager = batching_manager(
@@ -79,8 +94,8 @@ class Batch:
             ),
             ContinuousBatchingConfig(
                 page_size=PAGE_TOKENS,
-                num_blocks=-(-loaded.context_tokens // PAGE_TOKENS) + 1,  # one context, which all share
-                max_batch_tokens=step_tokens,
+                num_blocks=-(-self.cache_tokens // PAGE_TOKENS) + 1,
+                max_batch_tokens=step_tokens or step_tokens_of(model),
                 max_requests_per_batch=requests,
                 # The sampler looks at what was drawn in the step before.
                 use_async_batching=False,
@@ -88,9 +103,18 @@ class Batch:
                 scheduler_type=reading_order.NAME,
             ),
         )
-        self._manager.logit_processor, self._mark_broken = processors(self._draws, loaded.eos_token_ids)
-        self._readers = _Readers(self._manager.cancel_request, self._mark_broken)
+        self._sampler = sampler_of(
+            self._draws,
+            loaded.eos_token_ids,
+            requests=requests,
+            context_tokens=loaded.context_tokens,
+            vocabulary=int(model.get_output_embeddings().weight.shape[0]),
+        )
+        self._manager.logit_processor = self._sampler
+        self._readers = _Readers(self._manager.cancel_request, self._sampler.check)
         self._manager.output_router = self._readers
+        self._manager._create_batch_processor = self._with_our_drawing(self._manager._create_batch_processor)
+        keep_to_one_stream(self._manager)
 
     @property
     def is_running(self) -> bool:
@@ -102,11 +126,23 @@ class Batch:
         """Whether its thread has died of an error."""
         return self._manager.background_thread_status.fatal_error is not None
 
+    @property
+    def has_run_out(self) -> bool:
+        """Whether that was for lack of memory."""
+        error = self._manager.background_thread_status.fatal_error
+        return error is not None and is_out_of_memory(error)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether there are answers that it has not ended."""
+        return len(self._readers) > 0
+
     def start(self) -> None:
         """Have its thread run."""
         if not self._manager.is_running():
             # Which does nothing unless `rest` gave the model its own attention back.
             self._manager.switch_to_cb_friendly_attn(self._loaded.model)
+            wait_for_loads(self._manager.model.device)
             self._manager.start()
 
     def stop(self) -> None:
@@ -126,9 +162,17 @@ class Batch:
         self.stop()
         self._manager.give_back()
 
+    def make_way(self) -> None:
+        """The same, for another batch of this model: whoever is being answered is to be taken up there."""
+        self._has_made_way = True
+        self.stop()
+
     def close(self) -> None:
-        """Let go of the model."""
+        """Let go of the model, and of the cache at once: when this returns, nothing refers to it."""
         self.rest()
+        wait_for_steps(self._manager.model.device)
+        if (error := self._manager.background_thread_status.fatal_error) is not None:
+            let_go_of_frames(error)  # the manager keeps it, it keeps the step's frames, and they the cache
         self._manager.batch_processor = None  # and so of the cache
         self._manager.destroy()
 
@@ -137,6 +181,8 @@ class Batch:
 
         Raises:
             DeviceMemoryExhausted: there was not the memory; the answer can be taken up by another batch.
+            MadeWay: there is another batch, or soon will be; the answer can be taken up there.
+            DeviceHasFailed: nothing can be computed any more.
             LogitsNotFinite: the model computed what is no number. The others in the batch go on.
         """
         request_id = str(next(self._numbers))
@@ -152,8 +198,9 @@ class Batch:
                     raise self._failure(_ENDED)
                 in_batch = not output.is_finished()
                 if output.error is not None:
-                    async with self._ending:  # for one after the other: it lets go of the thread in between
-                        await asyncio.to_thread(self._manager.join, time.perf_counter(), _END_TIMEOUT_S)
+                    # Not by the manager's own `join`, which lets go of the thread while others still look at it.
+                    if (thread := self._manager._generation_thread) is not None:
+                        await asyncio.to_thread(thread.join, _END_TIMEOUT_S)
                     raise self._failure(output.error)
                 if (valid := answer.draw.valid_tokens) is not None:
                     for event in answer.grow(output.generated_tokens[:valid], ended=False):
@@ -167,6 +214,14 @@ class Batch:
             if in_batch and self._manager.is_running():
                 self._manager.cancel_request(request_id)
 
+    def _with_our_drawing(self, create: Callable[[], Any]) -> Callable[[], Any]:
+        def made() -> Any:
+            processor = create()
+            processor.model_runner._sample = self._sampler.write
+            return processor
+
+        return made
+
     def _add(self, request_id: str, ids: list[int], limit: int) -> None:
         eos = list(self._loaded.eos_token_ids)
         added = self._manager.add_request(
@@ -178,9 +233,13 @@ class Batch:
 
     def _failure(self, said: str) -> Exception:
         """What a failed request raises: the thread's own reason where it has died."""
-        error = self._manager.background_thread_status.fatal_error
-        if error is not None and is_out_of_memory(error):
+        if self.has_run_out:
             return DeviceMemoryExhausted()
+        error = self._manager.background_thread_status.fatal_error
+        if error is not None and is_device_failure(error):
+            return DeviceHasFailed()
+        if error is None and self._has_made_way:
+            return MadeWay()
         return RuntimeError(f"the batch failed: {type(error).__name__ if error else said}")
 
 

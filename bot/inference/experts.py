@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from inspect import signature
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -84,13 +85,19 @@ def _experts_class() -> type[Any]:
             """Hidden states [tokens, hidden], each token's experts and their weights [tokens, k] → [tokens, hidden]."""
             fused: Any = self.fused
             result = torch.zeros_like(hidden_states)
-            for expert in top_k_index.unique().tolist():
-                if expert >= len(self.down_proj):  # where experts are spread over devices: somebody else's
+            ordered, order = top_k_index.flatten().sort(stable=True)
+            tokens, weights = order // top_k_index.shape[-1], top_k_weights.flatten()[order]
+            experts = torch.arange(len(self.down_proj) + 1, device=ordered.device)
+            # Where each expert's tokens begin. What is read back here is all that the host waits for. Numbers of more
+            # experts than there are stand behind: where experts are spread over devices, somebody else's.
+            begins = torch.searchsorted(ordered, experts).tolist()
+            for expert, (begin, end) in enumerate(pairwise(begins)):
+                if begin == end:
                     continue
-                tokens, place = torch.where(top_k_index == expert)
-                gated = fused._apply_gate(self.gate_up_proj[expert](hidden_states[tokens]))
-                answer = self.down_proj[expert](gated) * top_k_weights[tokens, place, None]
-                result.index_add_(0, tokens, answer.to(result.dtype))
+                mine = tokens[begin:end]
+                gated = fused._apply_gate(self.gate_up_proj[expert](hidden_states[mine]))
+                answer = self.down_proj[expert](gated) * weights[begin:end, None]
+                result.index_add_(0, mine, answer.to(result.dtype))
             return result
 
     return Nf4Experts

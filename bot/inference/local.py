@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 
 from bot.errors import ModelComputesNonsense, OutOfMemory, PromptTooLong
 from bot.inference.batches import Batches
 from bot.inference.catalog import ModelKey, ModelSpec
+from bot.inference.device_failure import DeviceFailure, is_device_failure
 from bot.inference.engine import Event, GenerationRequest, Loading, Reading, Report, Usage
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import MemoryReport
 from bot.inference.observer import UNOBSERVED, Observer
 from bot.inference.pool import ModelPool
-from bot.inference.run import DeviceMemoryExhausted, LogitsNotFinite
+from bot.inference.run import DeviceHasFailed, DeviceMemoryExhausted, LogitsNotFinite
 from bot.inference.threads import in_own_thread
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class LocalEngine:
         budget_bytes, unload_idle_after_s: the pool's, see there.
         batch_requests: how many requests for one model are answered at a time.
         observer: who looks on.
+        failure: is told when the device has failed for good; nothing is answered or loaded from then on.
     """
 
     def __init__(
@@ -44,9 +46,16 @@ class LocalEngine:
         unload_idle_after_s: float | None = None,
         batch_requests: int = 16,
         observer: Observer = UNOBSERVED,
+        failure: DeviceFailure | None = None,
     ) -> None:
         self._loader = loader
-        self._batches = Batches(requests=batch_requests, make_room=lambda: self.pool.unload_idle())
+        self._failure = failure or DeviceFailure()
+        self._loads = 0  # under way
+        self._batches = Batches(
+            requests=batch_requests,
+            make_room=lambda: self.pool.unload_idle(),
+            spare_bytes=lambda: 0 if self._loads else self.pool.spare_bytes(),
+        )
         self.pool = ModelPool(
             loader,
             budget_bytes=budget_bytes,
@@ -72,7 +81,8 @@ class LocalEngine:
 
     async def fetch(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.fetch`."""
-        await self.pool.fetch(model, report)
+        with self._failure_told():
+            await self.pool.fetch(model, report)
 
     def victims(self, model: ModelSpec) -> tuple[ModelKey, ...] | None:
         """See `Engine.victims`."""
@@ -88,7 +98,14 @@ class LocalEngine:
 
     async def load(self, model: ModelSpec, report: Report) -> None:
         """See `Engine.load`."""
-        await self.pool.load(model, report)
+        self._loads += 1
+        try:
+            with self._failure_told():
+                if not self.ready(model):
+                    await self._batches.make_way(self.pool.spare_bytes(model))
+                await self.pool.load(model, report)
+        finally:
+            self._loads -= 1
 
     def memory(self) -> MemoryReport:
         """See `Engine.memory`."""
@@ -101,7 +118,14 @@ class LocalEngine:
             OutOfMemory: there was not the memory, with others unloaded either.
             PromptTooLong: the messages leave no room for an answer; what it took to find out has been told.
             ModelComputesNonsense: its numbers overflow. Other answers go on.
+            DeviceFailed: the device has failed for good.
         """
+        with self._failure_told():
+            async with aclosing(self._answered(request)) as events:
+                async for event in events:
+                    yield event
+
+    async def _answered(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         if not self.ready(request.model):
             yield Loading(request.model.alias, None)
             await self.fetch(request.model, lambda _: None)
@@ -124,14 +148,36 @@ class LocalEngine:
             except LogitsNotFinite:
                 raise _nonsense(request.model) from None
 
+    @contextmanager
+    def _failure_told(self) -> Iterator[None]:
+        """Refuse where the device has failed before; find out if it fails in the block, whatever is raised then."""
+        if self._failure.has_happened:
+            raise self._failure.error
+        try:
+            yield
+        except Exception as error:
+            if not (isinstance(error, DeviceHasFailed) or is_device_failure(error)):
+                raise
+        else:
+            return
+        if not self._failure.has_happened:
+            log.critical("the device has failed for good: nothing is answered until the bot is started anew")
+        self._failure.happen()
+        raise self._failure.error
+
     async def rest(self) -> None:
         """Let no thread of the engine's run until the next request; see `Batches.rest`."""
         await self._batches.rest()
 
     async def aclose(self) -> None:
         """Let the threads end, and the models go."""
-        await self._batches.aclose()
-        await self.pool.aclose()
+        try:
+            await self._batches.aclose()
+            await self.pool.aclose()
+        except Exception:
+            if not self._failure.has_happened:  # else nothing of the device can be given back
+                raise
+            log.warning("the models could not be unloaded: the device has failed")
 
 
 def _nonsense(spec: ModelSpec) -> ModelComputesNonsense:

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 
 _ALIGNMENT_BYTES = 128  # of a sector
 _NUMBER_BYTES, _PLACE_BYTES = 4, 8  # of a token's number; of a place in the cache
-_ROWS_OF_NUMBERS = 9  # tokens, positions, lengths, what was drawn, and some more, of each token of a step
+_ROWS_OF_NUMBERS = (
+    15  # tokens, positions, lengths and the like, and eight for drawing: for each token of a step
+)
+_ROW_ALIGNMENT = 32  # in numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +28,24 @@ class Paging:
         page_bytes: what one layer keeps of the tokens of a page.
         page_tokens: how many those are.
         step_tokens: how many tokens one step reads at most.
-        number_bytes: of a number that the model computes with.
     """
 
     group_layers: tuple[int, ...]
     page_bytes: int
     page_tokens: int
     step_tokens: int
-    number_bytes: int
 
     def cache_bytes(self, tokens: int) -> int:
         """The cache for so many tokens."""
         return (self._sectors(tokens) + 2) * self._sector_bytes
 
     def tables_bytes(self, tokens: int) -> int:
-        """What stands beside it for as long: for each kind of attention a mask of a step's tokens by all tokens, and
-        where in the cache each token is."""
+        """What stands beside it for as long: for each kind of attention where in the cache each token is, and numbers
+        for each token of a step."""
         kinds, read = len(self.group_layers), self._readable_tokens(tokens) + self.step_tokens
-        masks = kinds * self.step_tokens * read * self.number_bytes
         places = kinds * (read + self.step_tokens) * _PLACE_BYTES
-        return masks + places + _ROWS_OF_NUMBERS * self.step_tokens * _NUMBER_BYTES
+        row = math.ceil((self.step_tokens + 1) / _ROW_ALIGNMENT) * _ROW_ALIGNMENT
+        return places + (_ROWS_OF_NUMBERS * row + self.step_tokens + 1) * _NUMBER_BYTES
 
     @property
     def _sector_bytes(self) -> int:

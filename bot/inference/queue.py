@@ -105,20 +105,22 @@ class InferenceQueue:
             if stuck:
                 log.error("left %d task(s) that did not stop within %.0f s", len(stuck), STOP_GRACE_S)
 
-    async def drain(self, finish_s: float, show_s: float = 5.0) -> None:
+    async def drain(self, finish_s: float, show_s: float = 5.0, why: BotError | None = None) -> None:
         """Take nobody new, let what runs finish, and let readers show how it ended. Takes both times at most.
 
         Args:
             finish_s: how long what runs may go on; who waits is told at once.
             show_s: how long readers may take to show the end.
+            why: what those hear who are not answered to the end; None for that the bot is restarting.
         """
         self.closing = True
+        why = why or ShuttingDown(_RESTARTING)
         for generation in tuple(self._waiting):
-            self._end(generation, ShuttingDown(_RESTARTING))
+            self._end(generation, why)
         if self._running:
             await asyncio.wait(tuple(self._running.values()), timeout=finish_s)
         for generation in tuple(self._running):
-            self._end(generation, ShuttingDown(_RESTARTING))
+            self._end(generation, why)
         with suppress(TimeoutError):
             async with asyncio.timeout(show_s):
                 while self._followed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import threading
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.chat.messages import AnswerTokens
 from bot.inference.device import is_out_of_memory
+from bot.inference.device_failure import chain_of, is_device_failure
 from bot.inference.engine import Event, Finished, FinishReason, GenerationRequest, Reading, TextDelta, Usage
 from bot.inference.loader import LoadedModel
 from bot.inference.prompt_ids import prompt_ids
@@ -22,11 +24,17 @@ from bot.inference.threads import Emit
 if TYPE_CHECKING:
     import torch
 
+log = logging.getLogger(__name__)
+
 _SMALL_PREFILL_TOKENS = 256  # at a time, when memory is short
 
 
 class DeviceMemoryExhausted(Exception):
     """The device had no memory left in the middle of a generation. Never reaches a person."""
+
+
+class DeviceHasFailed(Exception):
+    """The device computes nothing any more, in this process; see `device_failure.py`. Never reaches a person."""
 
 
 class LogitsNotFinite(Exception):
@@ -66,6 +74,7 @@ class Run:
 
         Raises:
             DeviceMemoryExhausted: there is not the memory; nothing that was emitted is lost.
+            DeviceHasFailed: nothing can be computed any more.
             LogitsNotFinite: the model computed what is no number.
         """
         import torch
@@ -76,7 +85,7 @@ class Run:
             emit(Reading(self._usage(), self._params))
         self._emit, self._stopped = emit, stopped
         model: Any = self._loaded.model  # its class is chosen by the checkpoint
-        with torch.inference_mode(), _exhaustion_told():
+        with torch.inference_mode(), _failures_told():
             read = torch.tensor([[*self._prompt_ids, *self._ids]], device=model.device)
             model.generate(
                 inputs=read,
@@ -164,13 +173,27 @@ class Run:
         return FinishReason.CANCELLED if self._stopped.is_set() else FinishReason.LENGTH
 
 
+def let_go_of_frames(error: BaseException) -> None:
+    """Have an error, and those that it came of, hold nothing of where they were raised: tensors above all."""
+    for one in chain_of(error):
+        traceback.clear_frames(one.__traceback__)
+        one.__traceback__ = None
+
+
 @contextmanager
-def _exhaustion_told() -> Iterator[None]:
-    """One exception for all the ways in which PyTorch says that memory is short."""
+def _failures_told() -> Iterator[None]:
+    """One exception for all the ways in which PyTorch says that memory is short, one for those of a failed device."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            told: Exception = DeviceMemoryExhausted()
+        elif is_device_failure(error):
+            log.exception("the device has failed")
+            told = DeviceHasFailed()
+        else:
             raise
-        traceback.clear_frames(error.__traceback__)  # they hold tensors, and the memory is needed
-        raise DeviceMemoryExhausted from None
+        let_go_of_frames(error)  # they hold tensors, and the memory is needed
+    else:
+        return
+    raise told

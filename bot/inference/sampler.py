@@ -1,7 +1,7 @@
 """How the next tokens of a whole batch are drawn, each request by its own sampling and its own seed.
 
 transformers' batching manager draws for all requests from one generator and knows no repetition penalty for each. Here
-is a logits processor for it that draws by itself: it leaves one token possible in each row, which the manager takes.
+is a list of logits processors for it that draws by itself (`drawing.py`), and what takes the place of its own drawing.
 
 Only the likeliest `top_k` are looked at: sorting a vocabulary for top-p, as `generate` does, takes longer than a layer.
 The steps and their order are those of `generate`: repetition penalty, shortest length, temperature, top-k, top-p.
@@ -10,16 +10,16 @@ The steps and their order are those of `generate`: repetition penalty, shortest 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bot.inference.catalog import SamplingParams
+from bot.inference.drawing import DEFAULTS, Number, SeenIds, Step, draw_rows
 
 if TYPE_CHECKING:
     import torch
 
-_NEVER = float("-inf")
+_NUMBERS = len(Number)
 
 
 @dataclass(slots=True)
@@ -34,6 +34,8 @@ class Draw:
         prompt_length: how many of them are the prompt's.
         valid_tokens: None while every logit was a number. Then how many tokens were drawn before one was not, counted
             as the batch counts its output: since the request was last added.
+        number: the newest of its random numbers, and how long the text was for which it was taken. A step that fails
+            leaves it to the next one: an answer that is taken up goes on as it would have.
     """
 
     params: SamplingParams
@@ -42,6 +44,7 @@ class Draw:
     length: int = 0
     prompt_length: int = 0
     valid_tokens: int | None = None
+    number: tuple[int, float] | None = None
 
     @classmethod
     def begin(cls, params: SamplingParams, prompt_ids: list[int]) -> Draw:
@@ -61,6 +64,17 @@ class Draw:
         """Whether the answer may not end yet."""
         return self.length - self.prompt_length < self.params.min_new_tokens
 
+    @property
+    def is_penalized(self) -> bool:
+        """Whether tokens are less likely for having been there."""
+        return self.params.repetition_penalty != 1.0 and bool(self.seen)
+
+    def next_number(self) -> float:
+        """Its random number for the next token."""
+        if self.number is None or self.number[0] != self.length:
+            self.number = (self.length, self.chance.random())
+        return self.number[1]
+
 
 def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]) -> torch.Tensor:
     """Draw a token for each row.
@@ -79,60 +93,62 @@ def draw(scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
 def draw_and_check(
     scores: torch.Tensor, draws: list[Draw], eos_token_ids: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a token for each row, and say in which rows nothing can be drawn.
-
-    That is where a logit is NaN or plus infinity, or all are minus infinity: the model's arithmetic has overflowed. The
-    largest logit of such a row is not finite, and it is looked for anyway. Nothing is copied to the host.
+    """The same, and in which rows nothing can be drawn; see `draw_rows`.
 
     Returns:
         The ids, one for each row; `end_token_id` where nothing can be drawn. And whether that is so, for each row.
     """
     import torch
 
-    device = scores.device
     vocabulary = scores.shape[-1]
-    _penalize(scores, draws)
-    ends = [token for token in eos_token_ids if token < vocabulary]
-    for row, one in enumerate(draws):
-        if one.too_short:
-            scores[row, ends] = _NEVER
-    end = end_token_id(eos_token_ids, vocabulary)
-    params = [one.params for one in draws]
-    if all(one.is_greedy for one in params):
-        largest, drawn = scores.max(dim=-1)
-        broken = largest.isfinite().logical_not()
-        return drawn.masked_fill(broken, end), broken
-    limits = [1 if one.is_greedy else min(one.top_k or vocabulary, vocabulary) for one in params]
-    likeliest, ids = scores.topk(max(limits), dim=-1)
-    largest = likeliest[:, :1]
-    table = torch.tensor(
-        [
+    seen = SeenIds(len(draws), max(len(one.seen) for one in draws) + 2)
+    for one in draws:
+        one.number = None  # each call is another token's
+    rows = {str(row): one for row, one in enumerate(draws)}
+    numbers, step = _prepared(rows, seen, vocabulary, scores.device)
+    ends = torch.tensor(_ends(eos_token_ids, vocabulary), dtype=torch.int64, device=scores.device)
+    return draw_rows(scores, numbers.to(scores.device), step, ends, seen)
+
+
+def _prepared(
+    rows: dict[str, Draw], seen: SeenIds, vocabulary: int, device: torch.device
+) -> tuple[torch.Tensor, Step]:
+    """The numbers of a step, on the host, and what it does."""
+    import torch
+
+    table: list[list[float]] = []
+    widths, seen_widths, any_short, is_sampled = [0], [0], False, False
+    for name, one in rows.items():
+        params, is_greedy = one.params, one.params.is_greedy
+        top_k = 1 if is_greedy else min(params.top_k or vocabulary, vocabulary)
+        slot, place = seen.nobody, 0
+        if one.is_penalized:
+            known = (id_ for id_ in one.seen if id_ < vocabulary)
+            slot, place = seen.slot_of(name, known, one.length, device, rows)
+            if slot != seen.nobody:
+                seen.drawn(slot, one.length)
+            seen_widths.append(place)
+        widths.append(top_k)
+        is_sampled = is_sampled or not is_greedy
+        any_short = any_short or one.too_short
+        table.append(
             [
-                1.0 if one.params.is_greedy else one.params.temperature,
-                one.params.top_p,
-                limit,
-                one.chance.random(),
+                1.0 if is_greedy else params.temperature,
+                params.top_p,
+                top_k,
+                0.0 if is_greedy else one.next_number(),
+                params.repetition_penalty if place else 1.0,
+                slot,
+                place,
+                one.too_short,
             ]
-            for one, limit in zip(draws, limits, strict=True)
-        ],
-        dtype=torch.float32,
-        device=device,
-    )
-    temperature, top_p, top_k, chance = (table[:, column : column + 1] for column in range(4))
-    places = torch.arange(likeliest.shape[-1], device=device)
-    # Only differences count for the softmax, and those are at most 0: dividing them never overflows.
-    shares = ((likeliest - largest) / temperature).masked_fill(places >= top_k, _NEVER).softmax(dim=-1)
-    before = shares.cumsum(dim=-1) - shares
-    possible = shares.masked_fill(before >= top_p, 0.0)
-    up_to = possible.cumsum(dim=-1)
-    # `chance` is less than 1, but in float32 it, or its product with the sum, may be rounded up to all of it. That is
-    # behind every token; the last one that is possible is meant. What is impossible stands at the end of the row.
-    last = (possible > 0).sum(dim=-1, keepdim=True) - 1
-    place = torch.minimum((up_to <= chance * up_to[:, -1:]).sum(dim=-1, keepdim=True), last)
-    broken = largest.squeeze(-1).isfinite().logical_not()
-    # In a broken row nothing is possible, and the last place that is stands before the first.
-    drawn = ids.gather(-1, place.clamp(min=0)).squeeze(-1)
-    return drawn.masked_fill(broken, end), broken
+        )
+    step = Step(max(widths) if is_sampled else 0, max(seen_widths), any_short)
+    return torch.tensor(table, dtype=torch.float32).t().contiguous(), step
+
+
+def _ends(eos_token_ids: tuple[int, ...], vocabulary: int) -> list[int]:
+    return [token for token in eos_token_ids if token < vocabulary]
 
 
 def end_token_id(eos_token_ids: tuple[int, ...], vocabulary: int) -> int:
@@ -140,88 +156,115 @@ def end_token_id(eos_token_ids: tuple[int, ...], vocabulary: int) -> int:
     return next((token for token in eos_token_ids if token < vocabulary), 0)
 
 
-def _penalize(scores: torch.Tensor, draws: list[Draw]) -> None:
-    """Make what was there already less likely, as transformers does: divide what is above 0, multiply what is below."""
-    import torch
+class Sampler(Protocol):
+    """What `sampler_of` makes."""
 
-    rows, columns, penalties = list[int](), list[int](), list[float]()
-    for row, one in enumerate(draws):
-        if one.seen:
-            rows += [row] * len(one.seen)
-            columns += one.seen
-            penalties += [one.params.repetition_penalty] * len(one.seen)
-    if not rows:
-        return
-    where = (torch.tensor(rows, device=scores.device), torch.tensor(columns, device=scores.device))
-    penalty = torch.tensor(penalties, dtype=scores.dtype, device=scores.device)
-    were = scores[where]
-    scores[where] = torch.where(were < 0, were * penalty, were / penalty)
+    def write(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
+        """What was drawn is the step's output. Takes the place of the manager's own drawing."""
+        ...
+
+    def check(self, outputs: list[Any]) -> bool:
+        """Mark requests whose logits were no numbers, in `Draw.valid_tokens`; whether there are any. To be called with
+        the outputs of each step, on the batch's thread, after the step."""
+        ...
 
 
-def processors(
-    draws: dict[str, Draw], eos_token_ids: tuple[int, ...]
-) -> tuple[Any, Callable[[list[Any]], bool]]:
-    """transformers' list of processors with ours alone in it.
+def _with_new_token(requests_in_batch: list[Any], draws: dict[str, Draw]) -> dict[str, Draw]:
+    """The requests of a step that get a token, by their ids, each brought up to the text that it has now."""
+    rows: dict[str, Draw] = {}
+    for one in requests_in_batch:
+        if not one.has_new_token:
+            continue
+        state = one.state
+        row = draws.get(state.request_id) or Draw.begin(SamplingParams(), [])  # it was just cancelled
+        length = len(state.initial_tokens) + len(state.generated_tokens)
+        newest = state.generated_tokens
+        if len(newest) < length - row.length:  # it lost its memory, and reads again what it had said
+            newest = state.initial_tokens + newest
+        row.follow(newest, length)
+        rows[state.request_id] = row
+    return rows
+
+
+def sampler_of(  # noqa: C901  a class with all its methods, which needs transformers
+    draws: dict[str, Draw],
+    eos_token_ids: tuple[int, ...],
+    *,
+    requests: int,
+    context_tokens: int,
+    vocabulary: int,
+) -> Sampler:
+    """transformers' list of logits processors, which draws in their place.
 
     Args:
         draws: of each request by its id; whoever adds a request puts its own there first, and takes it out after.
         eos_token_ids: what ends an answer.
-
-    Returns:
-        The list, and a function for the outputs of each step, to be called with them on the batch's thread after the
-        step: it sets `Draw.valid_tokens` of requests whose logits were no numbers, and says whether there are any.
+        requests: how many are in a step at most.
+        context_tokens: how long a text becomes at most.
+        vocabulary: how many logits a row has.
     """
     import torch
     from transformers import LogitsProcessorList
     from transformers.generation.continuous_batching.cb_logits_processors import (
-        ContinuousBatchingLogitsProcessor,
         ContinuousBatchingLogitsProcessorList,
     )
 
-    class Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc, unused-ignore]
-        """Draws. What it needs of the requests it is told before each step; the tensor for arguments is not used."""
-
-        supported_kwargs: dict[str, type] = {}  # noqa: RUF012  the base class has it so
-        ignored_kwargs: tuple[str, ...] = ()
+    class Drawing(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc, unused-ignore]
+        """Draws. Its numbers are in the manager's one tensor of inputs, which stays where it is on the device."""
 
         def __init__(self) -> None:
+            super().__init__(LogitsProcessorList())
+            self.tensors_required = _NUMBERS
+            self.do_processing = True
+            self._seen = SeenIds(requests, context_tokens + 1)
+            self._step = Step(0, 0, False)
             self._rows: list[Draw] = []
             self._row_of: dict[str, int] = {}
+            self._ends: torch.Tensor | None = None
+            self._tokens: torch.Tensor | None = None
             self._broken: torch.Tensor | None = None  # of the newest step, for each row
 
         def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
-            int32_tensor.zero_()
+            values = [[DEFAULTS.get(number, 0.0)] for number in Number]
+            int32_tensor.copy_(torch.tensor(values, dtype=torch.float32).view(torch.int32))
 
-        def prepare_tensor_args(self, requests_with_new_token: list[Any]) -> torch.Tensor:
-            self._rows = []
-            self._row_of = {}
+        def prepare_tensor_args(
+            self, requests_in_batch: list[Any], arg_storage: torch.Tensor
+        ) -> torch.Tensor:
+            rows = _with_new_token(requests_in_batch, draws)
+            self._rows = list(rows.values())
+            self._row_of = {name: number for number, name in enumerate(rows)}
             self._broken = None
-            for one in requests_with_new_token:
-                state = one.state
-                row = draws.get(state.request_id) or Draw.begin(SamplingParams(), [])  # it was just cancelled
-                length = len(state.initial_tokens) + len(state.generated_tokens)
-                newest = state.generated_tokens
-                if len(newest) < length - row.length:  # it lost its memory, and reads again what it had said
-                    newest = state.initial_tokens + newest
-                row.follow(newest, length)
-                self._row_of[state.request_id] = len(self._rows)
-                self._rows.append(row)
-            return torch.zeros(len(self._rows), dtype=torch.int32)
+            self._seen.keep_only(draws)
+            if rows:
+                numbers, self._step = _prepared(rows, self._seen, vocabulary, arg_storage.device)
+                if arg_storage.is_cuda:
+                    numbers = numbers.pin_memory()  # else the copy waits for all that was queued before
+                arg_storage[:, : len(rows)].copy_(numbers.view(torch.int32), non_blocking=True)
+            return arg_storage
 
-        def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
+        def __call__(
+            self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor
+        ) -> torch.Tensor:
             # Rows behind these belong to prompts that are read only in part yet, and are not looked at.
-            drawn = scores[: len(self._rows)]
-            if self._rows:
-                tokens, self._broken = draw_and_check(drawn, self._rows, eos_token_ids)
-                drawn.fill_(_NEVER).scatter_(1, tokens.unsqueeze(-1), 0.0)
+            count = len(self._rows)
+            if count:
+                if self._ends is None or self._ends.device != scores.device:
+                    ids = _ends(eos_token_ids, scores.shape[-1])
+                    self._ends = torch.tensor(ids, dtype=torch.int64, device=scores.device)
+                numbers = logits_processor_args.view(torch.float32)[:, :count]
+                self._tokens, self._broken = draw_rows(
+                    scores[:count], numbers, self._step, self._ends, self._seen
+                )
             return scores
 
-        def check(self, outputs: list[Any]) -> bool:
-            """Mark requests whose logits were no numbers; whether there are any.
+        def write(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
+            if self._rows and self._tokens is not None:
+                output_ids[0, : len(self._rows)].copy_(self._tokens)
 
-            A broken row draws an end, so this reads from the device only when an answer has ended; after every step
-            for a model without an end. The step's tokens have just been read: nothing is left to wait for.
-            """
+        def check(self, outputs: list[Any]) -> bool:
+            # A broken row draws an end, so this reads from the device only when an answer has ended; after every step
+            # for a model without an end. The step's tokens have just been read: nothing is left to wait for.
             if self._broken is None or not (
                 not eos_token_ids or any(one.is_finished() and one.error is None for one in outputs)
             ):
@@ -233,9 +276,5 @@ def processors(
                     self._rows[row].valid_tokens = len(output.generated_tokens) - 1
             return any(broken)
 
-    sampler = Sampler()
-    made = ContinuousBatchingLogitsProcessorList(LogitsProcessorList())
-    made.logits_processor = LogitsProcessorList([sampler])
-    made.tensors_required = 1
-    made.do_processing = True
-    return made, sampler.check
+    made: Sampler = Drawing()
+    return made

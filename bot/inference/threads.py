@@ -42,6 +42,20 @@ def end_the_process(code: int) -> None:
     os._exit(code)
 
 
+def end_the_process_within(seconds: float, code: int) -> None:
+    """End the process with this code if it has not ended by itself by then: what it waits for may never come, such as a
+    device that has failed."""
+
+    def end() -> None:
+        logging.getLogger(__name__).critical("not ended within %.0f s: the process ends by force", seconds)
+        logging.shutdown()
+        os._exit(code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+
+
 class OneShotThread:
     """Runs each piece of work on a thread of its own, which ends with it.
 

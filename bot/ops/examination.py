@@ -14,6 +14,7 @@ from bot.inference.loader import ModelLoader
 from bot.inference.threads import SharedLooks
 from bot.ops.checks import Check, NotChecked, Once, run_checks
 from bot.ops.clock import Clock
+from bot.ops.device_failures import failure_checks
 from bot.ops.discord_checks import DiscordChecks, logged_in_checks
 from bot.ops.findings import Finding, Verdict
 from bot.ops.fitting import Fitting, Room
@@ -81,6 +82,7 @@ class Examination:
 
             checks: list[Check] = [] if discord_side is None else discord_side.checks(server_id)
             checks.append(Check("clock", "clock", told_time, asks="Discord or the Hub"))
+            checks += failure_checks(self._settings.data_dir)
             checks += [*_command_checks(self._settings.data_dir), *folder_checks(self._settings, self._looks)]
             try:
                 catalog = self._catalog()

@@ -18,12 +18,12 @@ from transformers import DynamicCache
 
 from bot.errors import ModelUnavailable
 from bot.inference.anatomy import Anatomy, examine
-from bot.inference.batch import STEP_TOKENS
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TemplateTraits
 from bot.inference.embedded import checkpoint_path
 from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.parts import NF4_BITS, Kind
+from bot.inference.sizes import STEP_TOKENS
 from tests.conftest import CACHE_DIR
 from tests.inference.checkpoints import CONFIGS, NOT_UNDERSTOOD, VOCABULARY, save_checkpoint
 from tests.inference.stepping import Stepped

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bot.chat.messages import ChatMessage, Role
-from bot.inference.batch import PAGE_TOKENS
 from bot.inference.loader import LoadedModel
+from bot.inference.sizes import PAGE_TOKENS
 from tests.inference.checkpoints import save_checkpoint
 from tests.inference.stepping import Stepped, alone, loaded_exactly
 

@@ -18,6 +18,7 @@ import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM
 from transformers.models.mixtral.modeling_mixtral import MixtralTopKRouter
 
@@ -133,6 +134,42 @@ def test_a_token_after_the_cache_is_as_if_all_were_read_at_once(folder: Path) ->
         after = model(input_ids=read[:, -1:], past_key_values=cache).logits[:, -1].float()
         at_once = model(input_ids=read).logits[:, -1].float()
     assert torch.allclose(after, at_once, atol=0.03 * float(at_once.abs().max()))
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators whose results the host must have before it can go on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, operator: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = operator.overloadpacket.__name__
+        if name in {"nonzero", "_unique2", "unique_dim", "_local_scalar_dense", "bincount", "masked_select"}:
+            self.names.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("tokens", [1, 17])
+def test_the_host_waits_once_a_layer_for_which_experts_were_chosen(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    model: Any = load(folder).model
+    experts = model.model.layers[0].mlp.experts
+    read_back: list[int] = []
+    tolist = torch.Tensor.tolist
+
+    def counted(tensor: torch.Tensor) -> Any:
+        read_back.append(tensor.numel())
+        return tolist(tensor)
+
+    chosen = torch.randint(0, 4, (tokens, 2), generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(torch.Tensor, "tolist", counted)
+    with torch.inference_mode(), Waits() as waits:
+        states = torch.randn(tokens, 256, dtype=torch.bfloat16)
+        experts(states, chosen, torch.full((tokens, 2), 0.5, dtype=torch.bfloat16))
+    assert waits.names == []
+    assert read_back == [5]  # where the tokens of each of four experts begin, and where the last ones end
 
 
 def test_it_takes_a_quarter_of_the_memory_and_leaves_nothing_behind(folder: Path) -> None:

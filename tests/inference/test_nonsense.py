@@ -247,7 +247,7 @@ def test_a_model_without_an_end_tells_too(folder: Path) -> None:
                 {"request_id": bad, "generated_tokens": [1, 2, 3], "is_finished": lambda _: False},
             )()
         ]
-        assert batch.batch._mark_broken(outputs)
+        assert batch.batch._sampler.check(outputs)
         assert batch.batch._draws[bad].valid_tokens == 2
 
 

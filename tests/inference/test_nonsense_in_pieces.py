@@ -27,7 +27,7 @@ class Watched(Stepped):
 
         class Router(OutputRouter):  # type: ignore[misc, unused-ignore]
             def deliver_batch(self, outputs: list[Any]) -> None:
-                getattr(batch, "_check", batch._mark_broken)(outputs)
+                batch._sampler.check(outputs)
                 super().deliver_batch(outputs)
 
         self.manager.output_router = self.processor.output_router = Router()
