@@ -20,7 +20,7 @@ STAGES = (
         "the tests of attention, families, batch, sampler, experts, quantized and pool, on this device",
         f"{_HERE}.own_tests:run",
         110,
-        80,
+        100,
         beside="checkpoints",
     ),
     Stage(
@@ -62,11 +62,11 @@ STAGES = (
         40,
         30,
     ),
-    Stage("gemma", "Gemma 2 in a batch against `generate` in float32", f"{_HERE}.sameness:gemma", 50, 40),
     Stage(
         "long-prompt", "a prompt of 6,000 tokens, alone and beside 15", f"{_HERE}.speed:long_prompt", 45, 30
     ),
     Stage("whole-bot", "the whole bot as `bench` asks it, for 1 and 16", f"{_HERE}.speed:whole_bot", 45, 30),
+    Stage("gemma", "Gemma 2 in a batch against `generate` in float32", f"{_HERE}.sameness:gemma", 50, 40),
     Stage(
         "exhausted",
         "memory taken by ballast: do answers go on, is the sentence right, does it work once freed",

@@ -16,7 +16,9 @@ from benchmarks.gpu.stage import Context
 _ROOT = Path(__file__).parents[2]
 _SUBJECTS = ("attention", "families", "batch", "sampler", "experts", "quantized", "pool")
 # With tiny dimensions this is the CPU, where `make test` runs all of them: a few show that this stage works.
-_TINY_TESTS = ("tests/inference/test_sampler.py",)
+_TINY_TESTS = ("tests/inference/test_sampler.py", "-k", "likeliest_is_taken or too_short or penalized")
+# By name: of what else may be installed on such a machine, none is to have a part in it.
+_PLUGINS = ("pytest_asyncio.plugin", "pytest_timeout", "_hypothesis_pytestplugin")
 _WORKERS = 6
 _RESERVE_S = 6.0  # in which pytest, interrupted, tells what it knows
 _LINE = re.compile(
@@ -38,13 +40,17 @@ async def run(context: Context) -> None:
     files = _TINY_TESTS if context.tiny else tuple(f"tests/inference/test_{one}.py" for one in _SUBJECTS)
     workers = min(_WORKERS, (os.cpu_count() or 1) // 2)
     beside = importlib.util.find_spec("xdist") is not None and workers > 1 and not context.tiny
+    plugins = [*_PLUGINS, *(("xdist.plugin",) if beside else ())]
     command = [
         *(sys.executable, "-m", "pytest", "-v", "--color=no", "-p", "no:cacheprovider", "-m", "not model"),
+        *(word for plugin in plugins for word in ("-p", plugin)),
+        *("-W", "default"),  # another PyTorch, and what else is installed there, warns of other things
         *(("-n", str(workers), "--dist", "load") if beside else ()),
         *("--timeout", "60", *files),
     ]
     printed = context.out / "tests.txt"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(_ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     with printed.open("wb") as into:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=_ROOT, stdout=into, stderr=into, env=environment
@@ -59,6 +65,7 @@ async def run(context: Context) -> None:
             await asyncio.wait_for(process.wait(), _RESERVE_S - 1)
         except TimeoutError:
             process.kill()
+            await process.wait()
     found = counted(printed.read_text(encoding="utf-8", errors="replace"))
     context.tell(**found, code=process.returncode, in_time=in_time)
     context.say(

@@ -38,7 +38,7 @@ _CUDNN_SLOWER = 1.3
 
 
 def _tokens(context: Context) -> int:
-    return 8 if context.tiny else 64
+    return 8 if context.tiny else 48
 
 
 def _lengths(people: int, kind: str, longest: int) -> list[int]:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks.gpu.lab import Said, on_thread, question, read, request
+from benchmarks.gpu.lab import Said, question, read, request
 from benchmarks.gpu.stage import Context
 from bot.bench.work import Timeline, at
 
@@ -22,7 +22,7 @@ _TOP = 12
 async def profiled(context: Context) -> None:
     """The stage: for one person and for sixteen, first timed, then under the profiler."""
     engine, spec = await context.lab.answering("llama")
-    await on_thread(_warmed_up, context.left_s)
+    _warm_up()
     for people in (1, 4) if context.tiny else (1, 16):
         timed, seen = (10, 4) if context.tiny else (60, 8)
         tokens = (
@@ -78,8 +78,8 @@ async def _seen(said: Said, steps: int, *, is_gpu: bool) -> dict[str, Any]:
     return counted(between, took, (ended_ns - began_ns) / 1e9) | {"events": len(events)}
 
 
-def _warmed_up() -> None:
-    """Have the profiler's libraries loaded: the first time takes seconds."""
+def _warm_up() -> None:
+    """Have the profiler's libraries loaded, which takes seconds: on the thread that they want, the main one."""
     from torch.profiler import profile
 
     with profile():
