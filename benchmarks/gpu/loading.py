@@ -76,22 +76,29 @@ async def _against_estimate(
         "working_bytes": footprint.working_bytes,
         "total_bytes": footprint.total_bytes,
     }
-    context.tell(estimated=estimated, while_answering=peak)
+    found: dict[str, Any] = {"estimated": estimated, "while_answering": peak}
+    context.tell(**{f"memory_of_{spec.alias}": found})
     if "allocated_bytes" not in peak:
         context.say(f"estimated {footprint.total_bytes / 1e6:.1f} MB; what it takes is told on a GPU alone")
         return
     took = peak["allocated_bytes"] - before["allocated_bytes"]
     reserved = peak["reserved_bytes"] - before["reserved_bytes"]
     share = took / footprint.total_bytes
-    context.tell(took_bytes=took, reserved_bytes=reserved, took_of_estimate=round(share, 3))
+    found |= {"took_bytes": took, "reserved_bytes": reserved, "took_of_estimate": round(share, 3)}
+    context.tell(**{f"memory_of_{spec.alias}": found})
     context.say(
         f"{spec.alias}: took {took / 1e9:.2f} GB ({reserved / 1e9:.2f} GB reserved) of "
         f"{footprint.total_bytes / 1e9:.2f} GB estimated: weights {footprint.weights_bytes / 1e9:.2f}, "
         f"cache {footprint.cache_bytes / 1e9:.2f}, working {footprint.working_bytes / 1e9:.2f}"
     )
-    context.check("the estimate is not too low", share <= _TOO_LOW, f"took {share:.0%} of it")
     context.check(
-        "the estimate is not far too high", share * _TOO_HIGH >= 1, f"took {share:.0%}", judged=False
+        f"the estimate of {spec.alias} is not too low", share <= _TOO_LOW, f"took {share:.0%} of it"
+    )
+    context.check(
+        f"the estimate of {spec.alias} is not far too high",
+        share * _TOO_HIGH >= 1,
+        f"took {share:.0%}",
+        judged=False,
     )
 
 

@@ -130,7 +130,6 @@ class _Lane:
         self._options = options
         self._ends_s = ends_s
         self._worker: _Worker | None = None
-        self._cuda = False
 
     async def run(self, stage: Stage) -> Outcome:
         """Run a stage.
@@ -140,13 +139,13 @@ class _Lane:
         """
         outcome, began_s = Outcome(stage), time.monotonic()
         try:
+            if stage.needs_cuda and self._options.tiny and not self._options.rehearse:
+                outcome.verdict, outcome.note = Verdict.NOT_RUN, "needs CUDA: not run"
+                return outcome
             if self._left_s < LEAST_S:
                 return outcome
             await self._ready(outcome)
             if self._worker is None:
-                return outcome
-            if stage.needs_cuda and not self._cuda and not self._options.rehearse:
-                outcome.verdict, outcome.note = Verdict.NOT_RUN, "needs CUDA: not run"
                 return outcome
             began_s = time.monotonic()
             limit_s = min(stage.tiny_limit_s if self._options.tiny else stage.limit_s, self._left_s)
@@ -190,8 +189,7 @@ class _Lane:
                 f"the process did not start: code {code}, see log.txt",
             )
             return
-        self._cuda = hello["hello"]["cuda"]
-        if not self._cuda and not self._options.tiny:
+        if not hello["hello"]["cuda"] and not self._options.tiny:
             await worker.end()
             raise NoCuda
         self._worker = worker
