@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -291,11 +291,6 @@ async def ask_all(engine: LocalEngine, asked: Iterable[GenerationRequest]) -> li
 async def on_thread(work: Callable[[], _Result], limit_s: float) -> _Result:
     """Calculate on a thread of its own, so that the loop goes on, for at most so long."""
     return await in_own_thread(work, timeout_s=max(1.0, limit_s))
-
-
-async def gathered(ones: Iterable[Awaitable[_Result]]) -> list[_Result]:
-    """All of them."""
-    return list(await asyncio.gather(*ones))
 
 
 def equal_count(first: Iterable[Said], second: Iterable[Said]) -> int:

@@ -15,7 +15,6 @@ from benchmarks.gpu.lab import (
     ask,
     ask_all,
     free_device_memory,
-    gathered,
     on_thread,
     question,
     read,
@@ -216,7 +215,7 @@ async def long_prompt(context: Context) -> None:
         for n, one in enumerate(others)
     ]
     try:
-        await gathered(one.until(10) for one in others)
+        await asyncio.gather(*(one.until(10) for one in others))
         before_s = [gap for one in others for gap in one.timeline.gaps_s[1:]]
         asked_s = time.perf_counter()
         joined = await ask(engine, spec, question(72_000, length), 4)

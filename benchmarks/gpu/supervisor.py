@@ -25,8 +25,8 @@ GRACE_S = 6.0  # from a stage's deadline, at which it is cancelled, to when its 
 LEAST_S = 5.0  # a stage is not begun with less
 FINAL_S = 3.0  # kept for the files and for removing checkpoints
 _START_S = 90.0  # of a worker, which imports torch from a disk that may be cold
-# Nothing is asked of the Hub: without a network, each question would wait for its end.
-_ENVIRONMENT = {"HF_HUB_OFFLINE": "1"}
+# Nothing is asked of the Hub: without a network, each question would wait for its end. Memory as the service has it.
+_ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
 _ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # several threads of a worker calculate, and would wait for each other
 _END_S = 3.0  # of a worker that has nothing more to do
 _DUMP_S = 1.0  # for the stacks of its threads
@@ -78,7 +78,7 @@ class _Worker:
                 stderr=log,
                 pass_fds=(writing,),
                 start_new_session=True,  # so that what it has started ends with it
-                env=os.environ | _ENVIRONMENT | (_ONE_THREAD if options.tiny else {}),
+                env=_ENVIRONMENT | (_ONE_THREAD if options.tiny else {}) | os.environ,
             )
         os.close(writing)
         told = asyncio.StreamReader(limit=2**24)

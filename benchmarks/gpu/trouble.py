@@ -15,7 +15,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.gpu import checkpoints
-from benchmarks.gpu.lab import Said, ask, free_device_memory, gathered, loaded_s, question, read, request
+from benchmarks.gpu.lab import Said, ask, free_device_memory, loaded_s, question, read, request
 from benchmarks.gpu.stage import Context
 from bot.bench import discord_payloads, discord_standin
 from bot.bench.work import Timeline
@@ -145,7 +145,7 @@ async def _ended_while_full(
     said = [Said(Timeline(time.perf_counter())) for _ in range(5)]
     asked = [request(spec, question(40 + n, 40), tokens, seed=n + 1) for n in range(4)]
     tasks = [asyncio.create_task(read(engine, *pair)) for pair in zip(asked, said, strict=False)]
-    await gathered(one.until(8) for one in said[:4])
+    await asyncio.gather(*(one.until(8) for one in said[:4]))
     filled = await asyncio.to_thread(ballast.fill)
     long = request(spec, question(50 + time.monotonic_ns() % 1000, length), 8)
     tasks.append(asyncio.create_task(read(engine, long, said[4])))
