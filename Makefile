@@ -4,6 +4,7 @@
 # make test-avx2  the tests of inference as on a processor without AVX512, which most laptops and desktops have
 # make run     start the bot on Discord, configured by .env
 # make bench   how fast the whole bot answers 1 to 32 people, beside a bare model.generate
+# make gpu     whether all of it works on a GPU, and how fast, in at most 450 s       (ARGS=--tiny: on a CPU, in small)
 # make soak    the whole bot for minutes among random people, faults and kills  (MINUTES=5 KILLS=3 SEED=…)
 # make pictures  the README's picture, taken anew
 
@@ -18,7 +19,7 @@ WORKERS ?= 2
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test style types beside alone coverage test-avx2 run bench soak pictures lint clean
+.PHONY: demo test style types beside alone coverage test-avx2 run bench gpu soak pictures lint clean
 .DEFAULT_GOAL := demo
 
 $(READY): pyproject.toml constraints.txt
@@ -77,6 +78,10 @@ run: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m bot bench
+
+# benchmarks/gpu/README.md says what it shows, and how to run it where there is no package index.
+gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 MINUTES ?= 5
 KILLS   ?= 3

@@ -32,6 +32,8 @@ def called(alias: str, folder: Path) -> Path:
 
 
 VOCABULARY = 512
+# Where the loader puts models, and so where tests must have what they give to them.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 _COMMON: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 256,

@@ -55,7 +55,7 @@ def unpacked(layer: Any) -> torch.Tensor:
 
 def with_the_weights_of(quantized: Any, folder: Path) -> Any:
     """transformers' own eager model, whose weights are the quantized one's unpacked."""
-    plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    plain: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(quantized.device)
     modules: list[tuple[str, Any]] = list(quantized.named_modules())
     for name, module in modules:
         if not isinstance(module, Linear4bit):
@@ -119,6 +119,7 @@ def test_the_answers_are_those_of_the_same_weights_unpacked(folder: Path, shape:
         quantized, folder
     ).eval()  # before its first use: on a CPU that packs weights anew
     read = torch.randint(3, 500, shape, generator=torch.Generator().manual_seed(1))
+    read = read.to(quantized.device)
     with torch.inference_mode(), same_experts_chosen(quantized, plain):
         ours = quantized(input_ids=read).logits
         theirs = plain(input_ids=read).logits
@@ -128,7 +129,7 @@ def test_the_answers_are_those_of_the_same_weights_unpacked(folder: Path, shape:
 
 def test_a_token_after_the_cache_is_as_if_all_were_read_at_once(folder: Path) -> None:
     model: Any = load(folder).model
-    read = torch.randint(3, 500, (2, 12), generator=torch.Generator().manual_seed(2))
+    read = torch.randint(3, 500, (2, 12), generator=torch.Generator().manual_seed(2)).to(model.device)
     with torch.inference_mode():
         cache = model(input_ids=read[:, :-1], use_cache=True).past_key_values
         after = model(input_ids=read[:, -1:], past_key_values=cache).logits[:, -1].float()

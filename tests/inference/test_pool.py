@@ -13,7 +13,6 @@ from pathlib import Path
 from statistics import median
 from typing import ClassVar
 
-import psutil
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -21,6 +20,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import ModelUnavailable, OutOfMemory
 from bot.inference.catalog import ModelSpec, SamplingParams
+from bot.inference.device import read_device
 from bot.inference.engine import FinishReason, GenerationRequest, Loading
 from bot.inference.generation import Generation
 from bot.inference.loader import ModelLoader
@@ -197,7 +197,7 @@ async def test_without_a_budget_of_the_operators_it_is_what_is_free_less_a_margi
 ) -> None:
     pool = ModelPool(loader)
     await pool.fetch(spec_of("a", checkpoint), lambda _: None)
-    free_bytes = psutil.virtual_memory().available
+    free_bytes = read_device().free_bytes
     assert 0.5 * free_bytes < pool.report().budget_bytes < free_bytes
 
 

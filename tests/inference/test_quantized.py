@@ -45,7 +45,7 @@ def copies(folder: Path) -> list[Path]:
 def logits(loaded: LoadedModel) -> torch.Tensor:
     model: Any = loaded.model
     with torch.inference_mode():
-        scores: torch.Tensor = model(torch.arange(3, 60)[None]).logits
+        scores: torch.Tensor = model(torch.arange(3, 60, device=model.device)[None]).logits
     return scores
 
 

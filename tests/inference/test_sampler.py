@@ -19,6 +19,7 @@ from transformers import (
 
 from bot.inference.catalog import SamplingParams
 from bot.inference.sampler import Draw, draw
+from tests.inference.checkpoints import DEVICE
 
 VOCABULARY = 40
 
@@ -28,7 +29,7 @@ def params(**values: float) -> SamplingParams:
 
 
 def logits(rows: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)) * 3
+    return torch.randn(rows, VOCABULARY, generator=torch.Generator().manual_seed(seed)).to(DEVICE) * 3
 
 
 def shares_of_generate(scores: torch.Tensor, prompt: list[int], how: SamplingParams) -> torch.Tensor:
@@ -41,7 +42,7 @@ def shares_of_generate(scores: torch.Tensor, prompt: list[int], how: SamplingPar
         steps.append(TopKLogitsWarper(how.top_k))
     if how.top_p < 1:
         steps.append(TopPLogitsWarper(how.top_p))
-    ids: Any = torch.tensor([prompt])
+    ids: Any = torch.tensor([prompt], device=scores.device)
     return steps(ids, scores).softmax(dim=-1)[0]
 
 
@@ -110,7 +111,7 @@ def test_a_number_that_float32_rounds_to_one_draws_a_token_that_is_possible(
 def test_the_token_drawn_is_always_one_that_is_possible(
     row: list[float], number: float, temperature: float, top_p: float, top_k: int
 ) -> None:
-    scores = torch.tensor([[0.0, *row]])
+    scores = torch.tensor([[0.0, *row]], device=DEVICE)
     beside = torch.zeros_like(scores)
     how = params(temperature=temperature, top_p=top_p, top_k=top_k)
     one = Draw.begin(how, [])
@@ -162,7 +163,7 @@ def test_a_seed_draws_the_same_in_whatever_company(seeds: list[int], place: int,
 
 
 def test_an_answer_that_is_too_short_does_not_end() -> None:
-    scores = torch.full((1, VOCABULARY), -50.0)
+    scores = torch.full((1, VOCABULARY), -50.0, device=DEVICE)
     scores[0, 7], scores[0, 8] = 50.0, 0.0
     one = Draw.begin(params(temperature=1.0, min_new_tokens=2), [1])
     assert draw(scores.clone(), [one], (7,)).tolist() == [8]
@@ -173,7 +174,7 @@ def test_an_answer_that_is_too_short_does_not_end() -> None:
 
 
 def test_what_was_said_is_penalized_from_the_next_token_on() -> None:
-    scores = torch.zeros(1, VOCABULARY)
+    scores = torch.zeros(1, VOCABULARY, device=DEVICE)
     scores[0, 3], scores[0, 4] = 2.0, 1.9
     one = Draw.begin(params(temperature=0.0, repetition_penalty=1.5), [1])
     assert draw(scores.clone(), [one], ()).tolist() == [3]
