@@ -189,6 +189,8 @@ def _remote_headers(api: HfApi, spec: ModelSpec, shard: str) -> Headers:
 class _Hidden(tqdm):  # type: ignore[misc]  # tqdm ships no types
     """A bar that is not drawn."""
 
+    monitor_interval = 0  # see `Bar`
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.pop("name", None)  # the Hub client's own way to switch bars off
         super().__init__(*args, **{**kwargs, "disable": True})
@@ -213,6 +215,10 @@ def fetch(spec: ModelSpec, token: str | None, report: Progress) -> Path:
 
     class Bar(tqdm):  # type: ignore[misc]  # tqdm ships no types
         """Not drawn: tells `report` how far the fetch is. There may be one for the network and one for the disk."""
+
+        # Without the thread that redraws bars that stand still. It goes through all bars while others come and go, and
+        # dies of that.
+        monitor_interval = 0
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs.pop("name", None)  # the Hub client's own way to switch bars off

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
@@ -136,6 +137,15 @@ def test_progress_never_goes_back_when_the_network_is_behind_the_disk_or_before_
     fetch(SPEC, None, lambda _, fraction: told.append(fraction or 0.0))
     assert told == sorted(told)
     assert told[-1] == 1.0
+
+
+def test_no_thread_watches_the_bars_that_nobody_sees(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It dies of bars that come and go while it goes through them."""
+    monitor = Mock()
+    monkeypatch.setattr("tqdm.std.TMonitor", monitor)
+    monkeypatch.setattr("tqdm.std.tqdm.monitor", None)
+    fetch(SPEC, None, not_reported)
+    assert not monitor.called
 
 
 def test_the_fetch_prints_nothing_of_its_own(hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:
