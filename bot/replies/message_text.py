@@ -70,7 +70,8 @@ def text_of(
     for embed in message.embeds[:_PARTS_LIMIT]:
         if (text := _embed_text(embed)) and text not in words:
             parts.append(f"[embed]\n{readable(text, guild, people)}")
-    if text := "\n".join(_component_texts(message.components)):
+    # discord.py leaves the attribute out where Discord leaves the field out, as it may.
+    if text := "\n".join(_component_texts(getattr(message, "components", ()))):
         parts.append(readable(text, guild, people))
     if (poll := getattr(message, "poll", None)) is not None:
         parts.append(_poll_text(poll))
