@@ -16,6 +16,7 @@ MAY_USE_HEAVY = (
     "bot/bench/run.py",
     "bot/inference/anatomy.py",
     "bot/inference/attention.py",
+    "bot/inference/config_file.py",
     "bot/inference/batch.py",
     "bot/inference/sampler.py",
     "bot/inference/device.py",

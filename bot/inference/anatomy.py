@@ -16,6 +16,7 @@ from bot.errors import BotError, ModelUnavailable
 from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TakesNoQuestion, TemplateTraits, probe, takes_no_question
+from bot.inference.config_file import skeleton
 from bot.inference.headers import Headers, read_headers
 from bot.inference.load_errors import Step, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
@@ -199,10 +200,7 @@ def examine(folder: Path, spec: ModelSpec, headers: Headers | None = None) -> An
         raise
     except Exception as error:  # hundreds of classes read a config, each in its own way
         log.exception("cannot examine %s", spec.alias)
-        raise why_not(spec, folder, error, Step.CONFIG, done="examined", otherwise=_BROKEN) from error
-
-
-_BROKEN = "its config.json is broken, or does not describe a model as this bot knows them. Fetch it again"
+        raise why_not(spec, folder, error, Step.CONFIG, done="examined") from error
 
 
 def _examined(folder: Path, spec: ModelSpec, headers: Headers | None) -> Anatomy:
@@ -277,17 +275,10 @@ def _loading_bytes(
 
 def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:
     """The real class with shapes and no data."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"{spec.alias} cannot be examined: {without_config(folder)}. Check 'source'.")
     refuse_non_writers(spec, folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    with torch.device("meta"):
-        # No dtype: transformers would set torch's default for the whole process, under a model that talks.
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=None, trust_remote_code=False)
-    return model
+    return skeleton(folder)
 
 
 def _number(config: Any, name: str) -> int:
@@ -337,7 +328,7 @@ def _template(folder: Path, spec: ModelSpec) -> TemplateTraits | None:
             return None
         return probe(renderer(tokenizer))
     except TokenizerMissing as error:
-        raise tokenizer_missing(spec.alias, error) from error
+        raise tokenizer_missing(spec, error) from error
     except TakesNoQuestion as error:
         log.warning("cannot use the chat template of %s: %r", spec.alias, error.__cause__ or error)
         raise takes_no_question(spec.alias) from error

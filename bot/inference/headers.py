@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bot.errors import ModelUnavailable
+from bot.inference.files import NOT_READABLE, instead_of_weights, plain
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -47,12 +48,14 @@ def read_headers(folder: Path, alias: str) -> Headers:
     for name in shard_names(folder, alias):
         try:
             tensors |= _of_file(folder / name)
+        except PermissionError as error:
+            raise ModelUnavailable(f"{alias} cannot be used: {NOT_READABLE}.") from error
         except OSError as error:
             raise ModelUnavailable(
-                f"{alias} is not whole: {name} is missing or cannot be read. Fetch it again."
+                f"{alias} is not whole: {plain(name)} is missing or cannot be read. Fetch it again."
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise broken(alias, name) from error
+            raise broken(alias, plain(name)) from error
     return tensors
 
 
@@ -72,7 +75,7 @@ def shard_names(folder: Path, alias: str) -> tuple[str, ...]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise broken(alias, INDEX_FILE) from error
     if not names:
-        raise no_safetensors(alias)
+        raise no_safetensors(alias, instead_of_weights(folder))
     if any(Path(name).name != name for name in names):  # it must not lead out of the folder
         raise broken(alias, INDEX_FILE)
     return names
@@ -83,8 +86,10 @@ def broken(alias: str, file: str) -> ModelUnavailable:
     return ModelUnavailable(f"{alias} cannot be used: {file} is broken or was cut off. Fetch it again.")
 
 
-def no_safetensors(alias: str) -> ModelUnavailable:
-    """The sentence for a model that has none."""
+def no_safetensors(alias: str, instead: str | None = None) -> ModelUnavailable:
+    """The sentence for a model that has none; `instead` is what it is, where that is known."""
+    if instead is not None:
+        return ModelUnavailable(f"{alias} cannot be used: {instead}.")
     return ModelUnavailable(
         f"{alias} has no safetensors weights, and older formats, which can hold code, are not opened: choose a "
         "repository or folder with *.safetensors files."

@@ -20,8 +20,10 @@ from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 
 from bot.errors import ModelUnavailable
-from bot.inference.catalog import ModelSpec
+from bot.inference.catalog import EMBEDDED, ModelSpec
+from bot.inference.config_file import UnusableSize, skeleton
 from bot.inference.device import is_out_of_memory
+from bot.inference.files import NOT_READABLE, instead_of_weights, plain
 from bot.inference.headers import read_headers
 
 _PACKAGE = re.compile(r"pip3? install (?:-\S+ +)*['\"`]?([A-Za-z0-9][\w.\-]*(?:\[[\w,\-]+\])?)")
@@ -91,7 +93,6 @@ def why_not(
     step: Step,
     *,
     done: str = "loaded",
-    otherwise: str = "",
 ) -> ModelUnavailable:
     """The sentence for whatever was raised.
 
@@ -101,17 +102,19 @@ def why_not(
         error: what was raised.
         step: while what was done.
         done: what the model cannot be, "loaded" or "examined".
-        otherwise: the cause where none is found.
     """
     if is_out_of_memory(error):
         return ModelUnavailable(
             f"{spec.alias} does not fit into the memory that is free now. Please try a smaller model; the operator "
             "can lower its context_tokens, or GPU_MEMORY_BUDGET if other programs use the device."
         )
-    cause = next(filter(None, _causes(spec, folder, error, step)), None) or otherwise or _GENERAL
+    cause = next(filter(None, _causes(spec, folder, error, step)), None) or _GENERAL
     return ModelUnavailable(f"{spec.alias} cannot be {done}: {cause}.")
 
 
+_BROKEN_CONFIG = (
+    "its config.json is broken, or does not describe a model as this bot knows them. Fetch it again"
+)
 _GENERAL = "its files are missing, broken or of a kind that is not supported. The operator finds the reason in the log"
 
 
@@ -120,14 +123,13 @@ def _causes(spec: ModelSpec, folder: Path, error: BaseException, step: Step) -> 
     chain = list(_chain(error))
     if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in chain):
         yield "no space is left on the bot's disk. The operator can free some there"
+    if any(isinstance(one, PermissionError) or "Permission denied" in str(one) for one in chain):
+        yield NOT_READABLE
     if any(isinstance(one, SafetensorError) for one in chain):
-        yield (
-            "its files are damaged. The operator can remove the folder that the log names, and fetch them anew with "
-            f"`python -m bot pull {spec.alias}`"
-        )
+        yield f"its files are damaged. The operator can {_made_whole(spec)}"
     config = _config(folder)
     if config is None:
-        yield _without_config(folder)
+        yield _without_config(folder) or "its folder is gone. The operator can put it back, and ask again"
     else:
         yield _unknown_kind(config)
         if step is Step.WEIGHTS:
@@ -135,18 +137,40 @@ def _causes(spec: ModelSpec, folder: Path, error: BaseException, step: Step) -> 
     if any(isinstance(one, MissingWeights) for one in chain):
         yield f"{error}. Its files are not whole, or of another model than its config.json says"
     yield _missing_package(chain)
+    if step is Step.CONFIG:
+        sized = next((one for one in chain if isinstance(one, UnusableSize)), None)
+        yield _BROKEN_CONFIG if sized is None else f"its config.json is not usable: {sized}"
     if step is Step.WEIGHTS:
         yield _weights(spec, folder, chain)
+        yield _not_built(folder)
     if step is Step.TOKENIZER:
         yield "its tokenizer is missing, broken or of a kind that is not supported. Fetch it again, or check its files"
     if any(isinstance(one, TemplateError) for one in chain):
         yield "its chat template is broken. The operator can put another chat_template.jinja into its folder"
 
 
+def _made_whole(spec: ModelSpec) -> str:
+    """What the operator can do about a model's files. `pull` fetches nothing into a folder of theirs."""
+    if spec.repository is None and spec.source != EMBEDDED:
+        return "copy whole files of it into the folder that the log names"
+    return f"remove the folder that the log names, and fetch them anew with `python -m bot pull {spec.alias}`"
+
+
+def _not_built(folder: Path) -> str | None:
+    """transformers reads the config, and cannot build the model that it describes."""
+    try:
+        skeleton(folder)
+    except Exception:  # anything; the error in the log is of the same
+        return _BROKEN_CONFIG
+    return None
+
+
 def not_fetched(spec: ModelSpec, error: BaseException) -> ModelUnavailable:
     """The sentence for a fetch that failed in a way that nobody has foreseen."""
     if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in _chain(error)):
         return ModelUnavailable(f"{spec.alias} cannot be fetched: no space is left on the bot's disk.")
+    if isinstance(error, PermissionError):
+        return ModelUnavailable(f"{spec.alias} cannot be fetched: {NOT_READABLE}.")
     key = "'source'" if spec.repository is None else "'repository' and 'revision'"
     return ModelUnavailable(
         f"{spec.alias} cannot be fetched. The operator finds the reason in the log, and can check {key} in the "
@@ -180,11 +204,7 @@ def _without_config(folder: Path) -> str | None:
     """The folder's config is missing or cannot be read: what it holds instead."""
     if (folder / "config.json").is_file():
         return "its config.json is broken or was cut off. Fetch it again"
-    if (folder / "adapter_config.json").is_file():
-        return "it is an adapter (LoRA) and not a whole model: merge it with its base model, and use the merged one"
-    if any(folder.glob("*.gguf")):
-        return "it is in the GGUF format: use the same model with *.safetensors files"
-    return "it has no config.json" if folder.is_dir() else None
+    return instead_of_weights(folder) or ("it has no config.json" if folder.is_dir() else None)
 
 
 def _unknown_kind(config: dict[str, Any]) -> str | None:
@@ -208,11 +228,6 @@ def _unknown_kind(config: dict[str, Any]) -> str | None:
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return _not_a_writer(architecture)
     return None
-
-
-def plain(name: object) -> str:
-    """A name out of a model's files as a sentence can have it: they may hold anything, markup and line breaks too."""
-    return re.sub(r"[^\w .+-]", "?", str(name)[:60], flags=re.ASCII)
 
 
 def _not_a_writer(architecture: str) -> str:
@@ -286,7 +301,8 @@ def _weights(spec: ModelSpec, folder: Path, chain: list[BaseException]) -> str |
         read_headers(folder, spec.alias)
     except ModelUnavailable as broken:
         said = str(broken).rstrip(".")
-        return said.removeprefix(f"{spec.alias} ").removeprefix("cannot be used: ")
+        _, _, cause = said.partition(" cannot be used: ")
+        return cause or said.replace(spec.alias, "it", 1)
     if any(_WRONG_SHAPE.search(str(one)) for one in chain):
         return "its weights are not whole, or have other shapes than its config.json says. Fetch it again"
     return None

@@ -21,6 +21,7 @@ from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ConversationRefused, ModelUnavailable
 from bot.inference import attention, chat_template, embedded
 from bot.inference.catalog import EMBEDDED, ModelSpec
+from bot.inference.config_file import read_config
 from bot.inference.device import gpu, is_out_of_memory, trim_heap
 from bot.inference.device_failure import is_device_failure
 from bot.inference.embedded import Progress
@@ -283,9 +284,11 @@ class ModelLoader:
         folder = self.fetch(spec, report)
         told, doing = _Told(report), f"loading {spec.alias}"
         told(doing, None)
-        step = Step.TOKENIZER
+        step = Step.CONFIG
         try:
             refuse_non_writers(spec, folder)
+            read_config(folder)
+            step = Step.TOKENIZER
             tokenizer = read_tokenizer(folder)
             step = Step.WEIGHTS
             with weights_reported(partial(told, doing)):
@@ -297,7 +300,7 @@ class ModelLoader:
                 trim_heap()
             return _ready(spec, tokenizer, model, self._now, read_sampling(folder, spec.alias))
         except TokenizerMissing as error:
-            raise tokenizer_missing(spec.alias, error) from error
+            raise tokenizer_missing(spec, error) from error
         except Exception as error:  # transformers raises anything
             if error is told.raised:
                 raise

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bot.errors import ModelUnavailable
+from bot.inference.catalog import ModelSpec
 from bot.inference.files import state
 
 if TYPE_CHECKING:
@@ -50,11 +51,12 @@ class TokenizerMissing(ValueError):
         self.file = file
 
 
-def tokenizer_missing(alias: str, error: TokenizerMissing) -> ModelUnavailable:
+def tokenizer_missing(spec: ModelSpec, error: TokenizerMissing) -> ModelUnavailable:
     """What is said of a model whose tokenizer is missing."""
+    or_fetch = "" if spec.repository is None else f", or fetch it with `python -m bot pull {spec.alias}`"
     return ModelUnavailable(
-        f"{alias} cannot be loaded: its tokenizer is missing, there is no {error.file}. The operator can put the "
-        f"tokenizer's files of the same checkpoint beside its weights, or fetch it with `python -m bot pull {alias}`."
+        f"{spec.alias} cannot be loaded: its tokenizer is missing, there is no {error.file}. The operator can put the "
+        f"tokenizer's files of the same checkpoint beside its weights{or_fetch}."
     )
 
 
@@ -99,8 +101,11 @@ def _read(folder: Path, _: tuple[str, ...]) -> PreTrainedTokenizerBase:
     # Without their files, many classes make a tokenizer of their special tokens and little else.
     added = {*tokenizer.added_tokens_decoder, *tokenizer.all_special_ids}
     needs_files = bool(type(tokenizer).vocab_files_names)
-    if len(tokenizer) <= len(added) or (needs_files and not has_tokenizer(folder)):
+    is_empty = len(tokenizer) <= len(added)
+    if (is_empty or needs_files) and not has_tokenizer(folder):
         raise TokenizerMissing(_missing(folder))
+    if is_empty:
+        raise ValueError("the tokenizer's vocabulary is empty")
     if (template := _template(tokenizer, folder)) is not None:
         tokenizer.chat_template = template
     return tokenizer

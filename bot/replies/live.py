@@ -21,7 +21,7 @@ from bot.inference.engine import Finished, FinishReason
 from bot.inference.generation import Generation
 from bot.replies.buttons import Buttons, buttons_at_end, buttons_meanwhile, view_of
 from bot.replies.keep import NOTHING, Keep
-from bot.replies.refusal import blocks_words, is_final, is_gone, take_refusal
+from bot.replies.refusal import blocks_words, is_final, is_gone, retry_after_s, take_refusal
 from bot.replies.shown import Shown
 from bot.replies.surface import TROUBLE, Surface
 from bot.replies.traffic import Claim, Traffic, Worth
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 # question take about 1 s on two CPU cores (docs/performance.md), so that these cost no further request.
 READING_AFTER_S = 1.5
 _TICK_S = 10.0  # how often a wait that gets shorter is shown anew
+_LONGEST_PAUSE_S = 30.0  # between two tries where Discord takes nothing for now, as in slow mode
 _END_ATTEMPTS = 3  # discord.py has tried each of them several times already
 _RULES = "this server's rules"  # stopped an answer whose words AutoMod does not take
 _OVER = "Discord lets a command that you installed for yourself be answered for 15 minutes only, and they are over."
@@ -95,6 +96,8 @@ class LiveReply:
         self._next_edit_s = 0.0
         self._last_sent_s: float | None = None
         self._failures = 0
+        self._pause_s = edit_interval_s  # after the next failure; doubled with each
+        self._end_from_s = 0.0  # before which the end is not tried, after a failure
         self._is_refused = False
 
     def stop(self, name: str) -> None:
@@ -203,6 +206,7 @@ class LiveReply:
             while (event := generation.next_nowait()) is not None:
                 self.shown.apply(event, _now_s())
                 if self.shown.finished is not None:
+                    self._next_edit_s = min(self._next_edit_s, self._end_from_s)
                     await keep.ended(self.shown.finished, self.shown.text)
                 began |= self._notice_begin(generation, heard=True)
             if began:
@@ -264,7 +268,7 @@ class LiveReply:
             self._failed(generation, error)
             return
         self._standing[step.page : step.page + 1] = [(step.content, step.buttons)]
-        self._failures = 0
+        self._failures, self._pause_s = 0, self._interval_s
         if self._next_step() is None:
             self.shown.due = False
             self._next_edit_s = _now_s() + self._interval_s
@@ -298,7 +302,10 @@ class LiveReply:
             self._failures += 1
         else:
             self._failures = 1
-        self._next_edit_s = _now_s() + self._interval_s
+        asked_s = retry_after_s(error)
+        self._next_edit_s = _now_s() + max(self._pause_s, asked_s)
+        self._end_from_s = _now_s() + max(self._interval_s, asked_s)  # who waits for the end waits no longer
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
 
     def _in_line(self, step: _Step, worth: Worth, now_s: float) -> Claim:
         """The claim for a step. Its place is that of a reply nothing was sent for since the last time."""

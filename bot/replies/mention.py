@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import discord
 
-from bot.replies.message_text import MessageText, text_of
+from bot.replies.message_text import MessageText, is_forward, text_of
 from bot.replies.surface import ChannelSurface
 
+_UNREAD_QUOTE = MessageText(unread=("the replied-to message",))
 _MEANT = (discord.MessageType.default, discord.MessageType.reply)
 
 
@@ -62,18 +63,19 @@ def _reference_to(message: discord.Message) -> discord.MessageReference | None:
 
 def replied_to(message: discord.Message) -> int | None:
     """The id of the message that this one replies to. A forwarded message is none."""
-    reference = message.reference
-    if reference is None or reference.type is discord.MessageReferenceType.forward:
-        return None
-    return reference.message_id
+    return None if message.reference is None or is_forward(message) else message.reference.message_id
 
 
 def quoted_in(message: discord.Message) -> MessageText:
-    """What the message that this one replies to says, as far as Discord shows it to the bot."""
+    """What the message that this one replies to says.
+
+    Discord shows the bot nothing of a message that is gone, or of somebody's in a server that did not mention it.
+    """
     if replied_to(message) is None or message.reference is None:
         return MessageText()
     quoted = message.reference.resolved
-    return text_of(quoted, message.guild) if isinstance(quoted, discord.Message) else MessageText()
+    said = text_of(quoted, message.guild) if isinstance(quoted, discord.Message) else MessageText()
+    return said if said.words or said.unread else _UNREAD_QUOTE
 
 
 def surface_for(message: discord.Message) -> ChannelSurface:

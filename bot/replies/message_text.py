@@ -1,7 +1,8 @@
 """What a message says, as words that a model can read. No I/O.
 
-A message is more than its content. Mentions, custom emoji and times are numbers in it; embeds, stickers, polls and
-forwarded messages stand beside it. What can be read becomes words; what cannot (files, voice messages) is named.
+A message is more than its content. Mentions, custom emoji and times are numbers in it; embeds, stickers, polls,
+components and forwarded messages stand beside it. What can be read becomes words; what cannot (files, voice messages,
+messages that Discord does not show the bot) is named.
 
 Everything here is people's text. It is given to models only; what is shown of it goes through `shown_name`.
 """
@@ -9,7 +10,7 @@ Everything here is people's text. It is given to models only; what is shown of i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -21,6 +22,7 @@ from bot.replies.markdown import code_in
 _NAME_LIMIT = 64  # characters of a person's, role's or file's name
 _PART_LIMIT = 4_000  # characters of an embed, a poll or a forwarded message
 _PARTS_LIMIT = 10
+_UNREAD_FORWARD = "the forwarded message"  # Discord leaves out polls, and forwards in forwards
 
 _MARKUP = re.compile(
     r"<@!?(?P<person>\d{1,20})>"
@@ -30,6 +32,8 @@ _MARKUP = re.compile(
     r"|<t:(?P<time>-?\d{1,17})(?::[A-Za-z])?>"
     r"|</(?P<command>[^<>:\n]{1,100}):\d{1,20}>"
     r"|<id:(?P<place>[a-z-]{1,20})(?::\d{1,20})?>"
+    r"|<sound:\d{1,20}:(?P<sound>\d{1,20})>",
+    re.ASCII,
 )
 
 
@@ -66,17 +70,25 @@ def text_of(
     for embed in message.embeds[:_PARTS_LIMIT]:
         if (text := _embed_text(embed)) and text not in words:
             parts.append(f"[embed]\n{readable(text, guild, people)}")
-    poll = getattr(message, "poll", None)
-    if poll is not None:
-        answers = "\n".join(f"- {answer.text}" for answer in poll.answers)
-        parts.append(f"[poll] {poll.question}\n{answers}")
-    for snapshot in getattr(message, "message_snapshots", ())[:_PARTS_LIMIT]:
-        forwarded = text_of(snapshot, guild)
-        unread += forwarded.unread
-        if forwarded.words:
-            parts.append(f"[forwarded message]\n{forwarded.words}")
+    # discord.py leaves the attribute out where Discord leaves the field out, as it may.
+    if text := "\n".join(_component_texts(getattr(message, "components", ()))):
+        parts.append(readable(text, guild, people))
+    if (poll := getattr(message, "poll", None)) is not None:
+        parts.append(_poll_text(poll))
+    if is_forward(message):
+        said = [text_of(one, guild) for one in getattr(message, "message_snapshots", ())[:_PARTS_LIMIT]]
+        parts += [f"[forwarded message]\n{one.words}" for one in said if one.words]
+        unread += [name for one in said for name in one.unread]
+        if not any(one.words or one.unread for one in said):
+            unread.append(_UNREAD_FORWARD)
     whole = "\n\n".join(one for one in (words, *(part[:_PART_LIMIT] for part in parts)) if one)
     return MessageText(whole.strip(), tuple(dict.fromkeys(unread)))
+
+
+def is_forward(message: discord.Message | discord.MessageSnapshot) -> bool:
+    """Whether a message only passes on another one. It refers to that as a reply does."""
+    reference = getattr(message, "reference", None)
+    return reference is not None and reference.type is discord.MessageReferenceType.forward
 
 
 def readable(
@@ -97,9 +109,12 @@ def readable(
     if "<" not in text:
         return text.strip()
     known = {one.id: one.display_name for one in people}
+    names: dict[str, str] = {}  # a message of 4,000 characters can mention somebody a thousand times
 
     def name(found: re.Match[str]) -> str:
-        return _named(found, guild, known, without)
+        if found[0] not in names:
+            names[found[0]] = _named(found, guild, known, without)
+        return names[found[0]]
 
     parts, at = [], 0
     for begin, end in code_in(text).regions:
@@ -125,7 +140,8 @@ def _named(
         return f"#{_name(channel.name) if channel else 'some channel'}"
     if kind == "time":
         return _time(int(value))
-    return {"emoji": f":{value}:", "command": f"/{value}", "place": f"#{value}"}[kind]
+    shown = {"emoji": f":{value}:", "command": f"/{value}", "place": f"#{value}", "sound": "[a sound]"}
+    return shown[kind]
 
 
 def _time(seconds: int) -> str:
@@ -156,3 +172,17 @@ def _embed_text(embed: discord.Embed) -> str:
     author, footer = embed.author.name, embed.footer.text
     fields = [f"{field.name}: {field.value}" for field in embed.fields]
     return "\n".join(text for text in (author, embed.title, embed.description, *fields, footer) if text)
+
+
+def _poll_text(poll: discord.Poll) -> str:
+    """The question and the answers. Either may be an emoji alone, or nothing."""
+    answers = [" ".join(str(part) for part in (one.emoji, one.text) if part) for one in poll.answers]
+    return "\n".join((f"[poll] {poll.question or ''}".rstrip(), *(f"- {answer}" for answer in answers)))
+
+
+def _component_texts(components: Iterable[object]) -> Iterator[str]:
+    """The texts of a message that a bot built of components, which has no content. They nest two deep."""
+    for one in components:
+        if isinstance(one, discord.TextDisplay):
+            yield one.content
+        yield from _component_texts(getattr(one, "children", ()))

@@ -20,12 +20,25 @@ _BLOCKED_WORDS = (200000, 200001, 240000)
 # Slow mode, too many edits of an old message, a busy service: the same request may be taken later.
 _FOR_NOW = (20016, 20028, 20029, 30046, 40062)
 
+_NOT_TAKEN = (50035, 50109)  # the body of the request
+_LONGEST_ASKED_S = 600.0
+
 
 def is_gone(error: discord.HTTPException) -> bool:
     """Whether the refusal of an edit says that nothing can be shown there any more: the message is deleted, the channel
     closed to the bot, the thread archived, or the token dead."""
     gone = isinstance(error, discord.NotFound | discord.Forbidden) or error.status == 401
     return gone or error.code in _GONE
+
+
+def retry_after_s(error: BaseException) -> float:
+    """How long Discord asks to wait before the request is made again; 0 where it names nothing to wait for."""
+    told = getattr(getattr(error, "response", None), "headers", {}).get("Retry-After", "0")
+    try:
+        seconds = float(told)
+    except ValueError:  # a date
+        return 0.0
+    return seconds if 0 < seconds <= _LONGEST_ASKED_S else 0.0
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -51,6 +64,7 @@ def why_refused(error: discord.HTTPException, *, has_file: bool = False) -> str:
         (_TOO_MANY_FOLLOW_UPS, "Discord allows no more messages where you brought the bot yourself"),
         (_SLOW_MODE, "slow mode is on here"),
         (_CLOSED_THREAD, "this thread is closed"),
+        (_NOT_TAKEN, "Discord does not take its words"),
         (_BLOCKED_WORDS, "this server's rules (AutoMod) or Discord's filter do not take its words"),
     )
     for codes, reason in reasons:

@@ -104,6 +104,8 @@ async def test_names_stand_for_numbers(tmp_path: Path) -> None:
         ("a < b, <b>, <@> and <:>", "a < b, <b>, <@> and <:>"),
         ("```\n<@1>\n``` <@1>", "```\n<@1>\n``` @somebody"),
         ("<@&1", "<@&1"),
+        ("<@١٢> <a:é:4>", "<@١٢> <a:é:4>"),
+        ("<sound:0:12> <sound:1>", "[a sound] <sound:1>"),
     ],
 )
 def test_what_is_known_nowhere_is_said_so(written: str, words: str) -> None:
@@ -167,13 +169,15 @@ async def test_what_stands_beside_the_content_is_read(tmp_path: Path) -> None:
             embeds=[{"type": "rich", "title": "A title", "description": "for <@1>", "fields": []}],
             stickers=[MessageSticker(5, "Wave", 1, world.channel.guild.id if world.channel.guild else 0)],
             poll=Poll(
-                "Tea or coffee?", [PollAnswer(1, "Tea"), PollAnswer(2, "Coffee")], "2027-01-01T00:00:00Z"
+                "Tea or coffee?",
+                [PollAnswer(1, "Tea"), PollAnswer(2, "Coffee", "☕")],
+                "2027-01-01T00:00:00Z",
             ),
         )
         await world.until(lambda: len(engine.started) == 2)
     assert read(engine.started[1])[-1][1] == (
         "Which?\n\n[sticker: Wave]\n\n[embed]\nA title\nfor @somebody\n\n"
-        "[poll] Tea or coffee?\n- Tea\n- Coffee"
+        "[poll] Tea or coffee?\n- Tea\n- ☕ Coffee"
     )
 
 
@@ -186,7 +190,7 @@ async def test_a_forwarded_message_is_read_and_no_reply(tmp_path: Path) -> None:
         await posted(
             world,
             dm=True,
-            reference={"type": 1, "channel_id": str(world.channel.id), "message_id": str(said.id)},
+            reference=forward_of(world, said.id),
         )
         await world.until(lambda: len(engine.started) == 2)
     assert read(engine.started[1])[-1][1] == (
@@ -201,3 +205,102 @@ async def test_a_command_has_names_for_numbers_too(tmp_path: Path) -> None:
         await world.until(lambda: bool(engine.started))
         name = channel_name(world)
     assert read(engine.started[0])[-1][1] == f"Who is in #{name}? :cat:"
+
+
+def voice_message() -> dict[str, Any]:
+    return {
+        "id": "77",
+        "filename": "voice-message.ogg",
+        "size": 4321,
+        "url": "https://cdn.discordapp.com/voice-message.ogg",
+        "proxy_url": "https://media.discordapp.net/voice-message.ogg",
+        "content_type": "audio/ogg",
+        "duration_secs": 2.5,
+        "waveform": "AAAA",
+    }
+
+
+async def replied(world: World, words: str, to: int) -> None:
+    reference = {"type": 0, "channel_id": str(world.channel.id), "message_id": str(to)}
+    await posted(world, f"{me(world)} {words}", reference=reference)
+
+
+async def test_a_voice_message_is_named_as_one(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        said: list[discord.Message] = []
+        world.bot.add_listener(seen_by(said), "on_message")
+        await world.alice.send_dm("Hello")
+        await world.until(lambda: len(engine.started) == 1 and world.queue.running == 0)
+        await posted(world, dm=True, flags=1 << 13, attachments=[voice_message()])
+        assert said[-1].content.startswith("I cannot read the voice message here.")
+        # Without a waveform it is a file like any other.
+        plain = {key: value for key, value in voice_message().items() if key != "waveform"}
+        await posted(world, "What is it?", dm=True, attachments=[plain])
+        await world.until(lambda: len(engine.started) == 2)
+    assert "the file voice-message.ogg" in read(engine.started[1])[-1][1]
+
+
+async def test_a_forwarded_voice_message_is_named_and_one_with_nothing_to_read_too(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        voice = world.env.backend.create_message(
+            world.channel.id, world.bob.id, flags=1 << 13, attachments=[voice_message()]
+        )
+        gallery = {"type": 12, "items": [{"media": {"url": "https://x.example/y.png"}}]}
+        pictures = world.env.backend.create_message(
+            world.channel.id, world.bob.id, flags=1 << 15, components=[gallery]
+        )
+        await world.alice.send_dm("Hello")
+        await world.until(lambda: len(engine.started) == 1 and world.queue.running == 0)
+        for one in (voice, pictures):
+            await posted(world, "What is it?", dm=True, reference=forward_of(world, one.id))
+            await world.until(lambda: world.queue.running == 0)
+        await world.until(lambda: len(engine.started) == 3)
+    assert "You cannot see the voice message" in read(engine.started[1])[-1][1]
+    assert "You cannot see the forwarded message" in read(engine.started[2])[-1][1]
+
+
+def forward_of(world: World, message_id: int) -> dict[str, Any]:
+    return {"type": 1, "channel_id": str(world.channel.id), "message_id": str(message_id)}
+
+
+def seen_by(said: list[discord.Message]) -> Any:
+    async def on_message(message: discord.Message) -> None:
+        if message.author.bot:
+            said.append(message)
+
+    return on_message
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+async def test_a_reply_to_what_discord_does_not_show_says_so(tmp_path: Path, is_gone: bool) -> None:
+    engine = ScriptedEngine()
+    async with open_world(engine, tmp_path) as world:
+        # Discord shows the bot nothing of a message that does not mention it, not even to whoever replies to it.
+        other = await world.bob.send(world.channel, "Is a monad a burrito?")
+        await replied(world, "explain this", 12345 if is_gone else other.id)
+        await world.until(lambda: done(world))
+        assert "-# 📎 I cannot read the replied-to message here\n-# smol" in answers(world)[0].content
+        await replied(world, "", 12345 if is_gone else other.id)
+        assert answers(world)[1].content.startswith("I cannot read the replied-to message here.")
+    assert read(engine.started[0])[-1][1] == (
+        "explain this\n\n(You cannot see the replied-to message that came with this.)"
+    )
+
+
+async def test_the_texts_of_a_message_made_of_components_are_read(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    text = {"type": 10, "content": "Build failed for <@1>"}
+    section = {
+        "type": 9,
+        "components": [{"type": 10, "content": "Step 3"}],
+        "accessory": {"type": 11, "media": {"url": "https://x.example/y.png"}},
+    }
+    async with open_world(engine, tmp_path) as world:
+        await world.alice.send_dm("Hello")
+        await world.until(lambda: len(engine.started) == 1 and world.queue.running == 0)
+        box = {"type": 17, "components": [text, section]}
+        await posted(world, dm=True, flags=1 << 15, components=[box])
+        await world.until(lambda: len(engine.started) == 2)
+    assert read(engine.started[1])[-1][1] == "Build failed for @somebody\nStep 3"

@@ -10,6 +10,7 @@ import pytest
 
 from bot.client import PunchlineBot
 from bot.inference.scripted import ScriptedEngine
+from bot.replies.refusal import retry_after_s
 from tests.world import World, labels, open_world
 
 LONG = tuple(f"word{n:05d} " for n in range(400))  # two messages
@@ -62,6 +63,8 @@ async def test_a_refused_file_leaves_the_end_under_the_last_message_and_details_
         (400, 160005, "this thread is closed"),
         (400, 20016, "slow mode is on here"),
         (400, 200000, "this server's rules (AutoMod) or Discord's filter do not take its words"),
+        (400, 50035, "Discord does not take its words"),
+        (400, 50109, "Discord does not take its words"),
         (400, 99999, "Discord refused it (400 99999)"),
     ],
 )
@@ -295,6 +298,55 @@ async def test_after_a_crash_words_that_are_refused_get_their_buttons_and_are_no
         await world.env.restart_bot(PunchlineBot(services=world.bot.services, data_dir=tmp_path))
         await world.until(lambda: "Retry" in labels(answers(world)[0]))
         assert await world.bot.services.archive.unfinished() == []
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, 20016), (400, 20028), (400, 30046), (503, 0)])
+async def test_an_edit_that_is_refused_for_now_is_tried_less_and_less_and_the_end_soon(
+    tmp_path: Path, status: int, code: int
+) -> None:
+    gate, end = asyncio.Event(), asyncio.Event()
+    script = ("Once", gate.wait, " upon", end.wait, " a time")
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await asked(world, "mention")
+        await world.until(lambda: len(answers(world)) == 1)
+        world.env.inject_error("PATCH", "/channels/*/messages/*", status=status, code=code, times=None)
+        before = len(world.edits)
+        gate.set()
+        await world.pass_time(64)
+        assert 3 <= len(world.edits) - before <= 7  # after 1, 2, 4, 8, 16 and 30 s
+        assert world.queue.running == 1
+        world.env.backend.faults.clear()
+        end.set()
+        await world.until(lambda: has_end(answers(world)[0]), ticks=30)
+        assert answers(world)[0].content.startswith("Once upon a time")
+
+
+async def test_an_edit_that_is_taken_again_ends_the_long_pauses(tmp_path: Path) -> None:
+    gates = [asyncio.Event() for _ in range(4)]
+    script = ("Once", gates[0].wait, " upon", gates[1].wait, " a", gates[2].wait, " time", gates[3].wait)
+    async with open_world(ScriptedEngine(script=script), tmp_path) as world:
+        await asked(world, "mention")
+        await world.until(lambda: len(answers(world)) == 1)
+        world.env.inject_error("PATCH", "/channels/*/messages/*", status=400, code=20016, times=3)
+        gates[0].set()
+        await world.until(lambda: "Once upon" in answers(world)[0].content, ticks=90)  # after 1, 2 and 4 s
+        gates[1].set()
+        await world.until(lambda: "Once upon a" in answers(world)[0].content, ticks=30)
+        world.env.inject_error("PATCH", "/channels/*/messages/*", status=400, code=20016, times=1)
+        gates[2].set()
+        await world.until(lambda: "Once upon a time" in answers(world)[0].content, ticks=30)
+        gates[3].set()
+
+
+@pytest.mark.parametrize(
+    ("told", "seconds"), [("7.5", 7.5), ("0", 0), ("-1", 0), ("nan", 0), ("1e9", 0), ("Sun, 29 Nov 2026", 0)]
+)
+def test_how_long_discord_asks_to_wait_is_heeded_where_it_can_be(told: str, seconds: float) -> None:
+    class Response:
+        status, reason, headers = 503, "", {"Retry-After": told}
+
+    assert retry_after_s(discord.DiscordServerError(Response(), "")) == seconds  # type: ignore[arg-type]
+    assert retry_after_s(TimeoutError()) == 0
 
 
 async def test_an_answer_to_a_press_that_automod_blocks_is_told(tmp_path: Path) -> None:

@@ -394,3 +394,114 @@ def test_a_fetch_that_fails_in_an_unforeseen_way_is_a_sentence(
 def test_the_sentence_of_a_step_does_not_blame_another(made: Path) -> None:
     said = why_not(spec_of(made), made, TypeError("no"), Step.TEMPLATE)
     assert str(said).startswith("tiny cannot be loaded: its files are missing, broken or of a kind")
+
+
+# --- Who is to blame ------------------------------------------------------------------------------------------
+
+UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "a string for a number": ({"hidden_size": "256"}, "its config.json is broken"),
+    "no heads": ({"num_attention_heads": 0}, "its config.json is broken"),
+    "no key and value heads": ({"num_key_value_heads": 0}, "its config.json is broken"),
+    "heads that do not divide": ({"hidden_size": 255}, "its config.json is broken"),
+    "unknown positions": ({"rope_parameters": {"rope_type": "nonsense"}}, "its config.json is broken"),
+    "positions of text": ({"rope_parameters": "x"}, "its config.json is broken"),
+    "an unknown type": ({"dtype": "float99"}, "its config.json is broken"),
+    "an end of text": ({"eos_token_id": "</s>"}, "its config.json is broken"),
+    "no layers": ({"num_hidden_layers": 0}, "its number of layers cannot be 0"),
+    "fewer than no layers": ({"num_hidden_layers": -1}, "its number of layers cannot be -1"),
+    "layers without end": ({"num_hidden_layers": 10**9}, "its number of layers cannot be 1000000000"),
+    "fewer than no positions": ({"max_position_embeddings": -5}, "its number of positions cannot be -5"),
+    "a huge hidden size": ({"hidden_size": 1 << 40}, "its hidden size cannot be"),
+    "a huge vocabulary": ({"vocab_size": 10**300}, "its vocabulary size cannot be so large"),
+}
+
+
+@pytest.mark.parametrize("act", [load, look])
+@pytest.mark.parametrize(("values", "part"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_config_is_blamed_itself_and_not_the_tokenizer(
+    own: Path, values: dict[str, Any], part: str, act: Callable[[Path], str]
+) -> None:
+    changed(own / "config.json", **values)
+    said = act(own)
+    assert "config.json is" in said
+    assert part in said
+
+
+def with_adapter(folder: Path) -> str:
+    (folder / "model.safetensors").unlink()
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+    return "it is an adapter (LoRA)"
+
+
+def with_gguf(folder: Path) -> str:
+    (folder / "model.safetensors").rename(folder / "tiny.gguf")
+    return "it is in the GGUF format"
+
+
+def with_shard_in_markup(folder: Path) -> str:
+    index = {"weight_map": {"lm_head.weight": "**x** @everyone\n# .safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+    return "??x?? ?everyone?? .safetensors is missing"
+
+
+@pytest.mark.parametrize("act", [load, look])
+@pytest.mark.parametrize("damage", [with_adapter, with_gguf, with_shard_in_markup])
+def test_what_lies_beside_a_config_in_the_place_of_weights_is_named(
+    own: Path, damage: Callable[[Path], str], act: Callable[[Path], str]
+) -> None:
+    part = damage(own)
+    said = act(own)
+    assert part in said
+    assert ": is " not in said
+    assert "@everyone" not in said
+
+
+@pytest.mark.parametrize("damage", [emptied, lambda folder: (folder / "tokenizer.json").unlink()])
+def test_only_a_model_of_a_repository_is_advised_to_be_fetched(
+    own: Path, damage: Callable[[Path], Any]
+) -> None:
+    damage(own)
+    said = load_allowing_names(own)
+    assert "bot pull" not in said  # it fetches nothing into the operator's own folder
+    assert "The operator can" in said
+    fetched = ModelSpec(alias="tiny", repository="a/b", context_tokens=256, description="a model")
+    with pytest.raises(ModelUnavailable, match="`python -m bot pull tiny`"):
+        loader = ModelLoader(own / "no cache")
+        loader.fetch = lambda *_: own  # type: ignore[method-assign]
+        loader.load(fetched, lambda *_: None)
+
+
+def test_a_tokenizer_without_words_is_not_called_missing(own: Path) -> None:
+    tokenizer = json.loads((own / "tokenizer.json").read_text())
+    tokenizer["model"] |= {"vocab": {}, "merges": []}
+    tokenizer["added_tokens"] = []
+    (own / "tokenizer.json").write_text(json.dumps(tokenizer))
+    said = load(own)
+    assert "there is no tokenizer.json" not in said
+    assert "its tokenizer is missing, broken" in said
+
+
+@pytest.mark.parametrize("step", [Step.CONFIG, Step.TOKENIZER, Step.WEIGHTS])
+def test_files_that_may_not_be_read_are_said_to_be_there(made: Path, step: Step) -> None:
+    said = str(why_not(spec_of(made), made, PermissionError(errno.EACCES, "Permission denied"), step))
+    assert "the bot may not read its files" in said
+
+
+def test_weights_that_may_not_be_read_are_said_to_be_there(
+    own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("bot.inference.headers._of_file", fail)
+    assert "the bot may not read its files" in look(own)
+
+
+def test_a_folder_that_vanishes_during_a_load_is_said_to_be_gone(own: Path) -> None:
+    def vanish(*_: object) -> None:
+        shutil.rmtree(own, ignore_errors=True)
+
+    with pytest.raises(ModelUnavailable, match="tiny cannot be loaded: its folder is gone"):
+        ModelLoader(own.with_name("cache")).load(spec_of(own), vanish)
