@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 _NUMBERS = len(Number)
+# How many of the likeliest are looked at, at the least: of equal ones at the end of a `top_k` the same are taken then,
+# whoever else is in the batch.
+_LEAST_WIDTH = 64
 
 
 @dataclass(slots=True)
@@ -143,7 +146,8 @@ def _prepared(
                 one.too_short,
             ]
         )
-    step = Step(max(widths) if is_sampled else 0, max(seen_widths), any_short)
+    width = min(max(_LEAST_WIDTH, *widths), vocabulary) if is_sampled else 0
+    step = Step(width, max(seen_widths), any_short)
     return torch.tensor(table, dtype=torch.float32).t().contiguous(), step
 
 
