@@ -197,6 +197,7 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
     requests: int,
     context_tokens: int,
     vocabulary: int,
+    device: torch.device,
 ) -> Sampler:
     """transformers' list of logits processors, which draws in their place.
 
@@ -206,6 +207,7 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
         requests: how many are in a step at most.
         context_tokens: how long a text becomes at most.
         vocabulary: how many logits a row has.
+        device: where they are; a step is written down in RAM before, and copied there at once.
     """
     import torch
     from transformers import LogitsProcessorList
@@ -241,7 +243,7 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
             self._broken = None
             self._seen.keep_only(draws)
             if rows:
-                numbers, self._step = _prepared(rows, self._seen, vocabulary, arg_storage.device)
+                numbers, self._step = _prepared(rows, self._seen, vocabulary, device)
                 if arg_storage.is_cuda:
                     numbers = numbers.pin_memory()  # else the copy waits for all that was queued before
                 arg_storage[:, : len(rows)].copy_(numbers.view(torch.int32), non_blocking=True)
