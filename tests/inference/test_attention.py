@@ -93,7 +93,7 @@ async def test_people_who_come_and_go_look_at_their_own_words(
 ) -> None:
     compared = Compared()
     monkeypatch.setattr(ours, "attention", compared)
-    monkeypatch.setattr(batch.Batch.__init__, "__kwdefaults__", {"step_tokens": 48})
+    monkeypatch.setattr(batch, "step_tokens_of", lambda _: 48)
     for module in (ours, layout):
         monkeypatch.setattr(module, "on_gpu", lambda _: place != "cpu")
     folder = save_checkpoint(alias, tmp_path / alias)
