@@ -283,7 +283,10 @@ def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:
 
 def _number(config: Any, name: str) -> int:
     """A whole number of the config, 0 where there is none; some configs have one for each layer."""
-    value = getattr(config, name, None)
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:  # what transformers says where layers differ in it
+        value = [number for one in config.per_layer_config if (number := getattr(one, name, None))]
     if isinstance(value, list | tuple) and value:
         value = max(value)
     return value if isinstance(value, int) else 0

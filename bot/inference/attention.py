@@ -36,17 +36,21 @@ _SELECTIVE = {  # models whose layers give such arguments, or a mask of their ow
     "inkling2",
     "minimax_m3_vl_text",
 }
+# Models whose layers attend several times in a pass, with other keys or values each: a page holds one of them.
+_REPEATED = {"diffllama", "hrm_text"}
 
 
 def is_understood(config: Any) -> bool:
     """Whether this is the attention of a model with this config, and transformers' paged cache holds its keys."""
+    if getattr(config, "is_heterogeneous", False):
+        return False  # layers of different shapes, as Gemma 4 has: a page has one
     kinds = set(getattr(config, "layer_types", None) or ())
     # Of keys and values in the width of others the cache takes none: those of DeepSeek are put together from two parts.
     widths = {getattr(config, name, None) for name in ("qk_head_dim", "v_head_dim")} - {None}
     return (
         kinds <= _LAYERS
         and widths <= {getattr(config, "head_dim", None)}
-        and config.model_type not in _SELECTIVE
+        and config.model_type not in _SELECTIVE | _REPEATED
         and not getattr(config, "use_bidirectional_attention", False)
     )
 

@@ -109,6 +109,7 @@ class Batch:
             requests=requests,
             context_tokens=loaded.context_tokens,
             vocabulary=int(model.get_output_embeddings().weight.shape[0]),
+            device=model.device,
         )
         self._manager.logit_processor = self._sampler
         self._readers = _Readers(self._manager.cancel_request, self._sampler.check)

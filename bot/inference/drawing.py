@@ -180,7 +180,7 @@ def _sampled(scores: torch.Tensor, numbers: torch.Tensor, width: int) -> tuple[t
     import torch
 
     temperature, top_p, top_k, chance = (numbers[row].unsqueeze(-1) for row in range(4))
-    likeliest, ids = scores.topk(width, dim=-1)
+    likeliest, ids = _likeliest(scores, width)
     largest = likeliest[:, :1]
     places = torch.arange(width, device=scores.device)
     # Only differences count for the softmax, and those are at most 0: dividing them never overflows.
@@ -194,3 +194,17 @@ def _sampled(scores: torch.Tensor, numbers: torch.Tensor, width: int) -> tuple[t
     place = torch.minimum((up_to <= chance * up_to[:, -1:]).sum(dim=-1, keepdim=True), last)
     # In a broken row nothing is possible, and the last place that is stands before the first.
     return ids.gather(-1, place.clamp(min=0)).squeeze(-1), largest.squeeze(-1)
+
+
+def _likeliest(scores: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest logits of each row and their ids, of equal ones the smallest id first.
+
+    In bfloat16 many are equal, and `topk` orders those as its width has it: others in the batch would decide who draws
+    what, and what somebody without sampling is told.
+    """
+    if width == scores.shape[-1]:
+        largest = scores.sort(dim=-1, descending=True, stable=True)
+        return largest.values, largest.indices
+    ids = scores.topk(width, dim=-1, sorted=False).indices.sort(dim=-1).values
+    largest = scores.gather(-1, ids).sort(dim=-1, descending=True, stable=True)
+    return largest.values, ids.gather(-1, largest.indices)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 _NUMBERS = len(Number)
+# How many of the likeliest are looked at, at the least: of equal ones at the end of a `top_k` the same are taken then,
+# whoever else is in the batch.
+_LEAST_WIDTH = 64
 
 
 @dataclass(slots=True)
@@ -143,7 +146,8 @@ def _prepared(
                 one.too_short,
             ]
         )
-    step = Step(max(widths) if is_sampled else 0, max(seen_widths), any_short)
+    width = min(max(_LEAST_WIDTH, *widths), vocabulary) if is_sampled else 0
+    step = Step(width, max(seen_widths), any_short)
     return torch.tensor(table, dtype=torch.float32).t().contiguous(), step
 
 
@@ -193,6 +197,7 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
     requests: int,
     context_tokens: int,
     vocabulary: int,
+    device: torch.device,
 ) -> Sampler:
     """transformers' list of logits processors, which draws in their place.
 
@@ -202,6 +207,7 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
         requests: how many are in a step at most.
         context_tokens: how long a text becomes at most.
         vocabulary: how many logits a row has.
+        device: where they are; a step is written down in RAM before, and copied there at once.
     """
     import torch
     from transformers import LogitsProcessorList
@@ -237,7 +243,7 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
             self._broken = None
             self._seen.keep_only(draws)
             if rows:
-                numbers, self._step = _prepared(rows, self._seen, vocabulary, arg_storage.device)
+                numbers, self._step = _prepared(rows, self._seen, vocabulary, device)
                 if arg_storage.is_cuda:
                     numbers = numbers.pin_memory()  # else the copy waits for all that was queued before
                 arg_storage[:, : len(rows)].copy_(numbers.view(torch.int32), non_blocking=True)

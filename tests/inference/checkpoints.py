@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    DiffLlamaConfig,
     Gemma2Config,
+    Gemma4TextConfig,
     GptOssConfig,
     Llama4TextConfig,
     LlamaConfig,
@@ -85,6 +87,20 @@ NOT_UNDERSTOOD: dict[str, Callable[[], PretrainedConfig]] = {
         **_COMMON, intermediate_size_mlp=512, head_dim=64, num_local_experts=4, num_experts_per_tok=1
     ),
 }
+_GEMMA_4: dict[str, Any] = {
+    "head_dim": 64,
+    "global_head_dim": 128,
+    "sliding_window": 64,
+    "layer_types": [*["sliding_attention"] * 3, "full_attention"],
+    "hidden_size_per_layer_input": 32,
+    "vocab_size_per_layer_input": VOCABULARY,
+    "num_kv_shared_layers": 0,
+}
+# What a batch would compute wrongly: layers of different shapes, and layers that attend twice with other values.
+ONE_AT_A_TIME: dict[str, Callable[[], PretrainedConfig]] = {
+    "gemma-4": lambda: Gemma4TextConfig(**_COMMON, **_GEMMA_4),
+    "diffllama": lambda: DiffLlamaConfig(**_COMMON),
+}
 _TEMPLATES = {
     "llama": tiny.LLAMA_3,
     "phi": tiny.PHI_3_EARLY,
@@ -110,7 +126,7 @@ def save_checkpoint(
     What an attentive one says depends on which words it looks at, as a real model's does; noise looks at all alike.
     """
     torch.manual_seed(seed)
-    config: Any = (CONFIGS | NOT_UNDERSTOOD | LONG_PHI)[alias]()
+    config: Any = (CONFIGS | NOT_UNDERSTOOD | LONG_PHI | ONE_AT_A_TIME)[alias]()
     config.max_position_embeddings = context_tokens
     if softcap is not None:
         config.attn_logit_softcapping = softcap

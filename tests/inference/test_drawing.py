@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -95,6 +96,20 @@ def test_a_step_reads_nothing_back_and_its_shapes_are_known_before() -> None:
             torch.zeros(4, 512, device=meta), table, step, torch.tensor([2, 7]).to(meta), held
         )
         assert tokens.shape == broken.shape == (4,)
+
+
+def test_a_step_that_is_written_down_in_ram_penalizes_on_the_device() -> None:
+    """As on a GPU (`manager.Inputs.staging`), which takes no index into a table in RAM."""
+    meta, ids = torch.device("meta"), [1, 2, 3]
+    one = Draw.begin(SamplingParams(temperature=0.0, repetition_penalty=1.3), ids)
+    drawing: Any = sampler.sampler_of(
+        {"0": one}, (2,), requests=4, context_tokens=64, vocabulary=VOCABULARY, device=meta
+    )
+    state = SimpleNamespace(request_id="0", initial_tokens=ids, generated_tokens=[])
+    written = torch.zeros(len(Number), 4, dtype=torch.int32)
+    drawing.prepare_tensor_args([SimpleNamespace(has_new_token=True, state=state)], written)
+    drawing(None, torch.zeros(4, VOCABULARY, device=meta), written.to(meta))
+    assert drawing._seen._table.device == drawing._tokens.device == meta
 
 
 def test_a_step_that_fails_leaves_its_random_number_to_the_next() -> None:

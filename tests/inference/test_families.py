@@ -14,6 +14,7 @@ import torch
 
 from bot.chat.messages import ChatMessage, Role
 from bot.chat.prompt import joke_messages
+from bot.inference.anatomy import examine
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import Event, FinishReason, GenerationRequest, TextDelta
 from bot.inference.loader import LoadedModel, ModelLoader
@@ -21,7 +22,7 @@ from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from bot.inference.run import Run
 from bot.inference.threads import in_own_thread
-from tests.inference.checkpoints import CONFIGS, save_checkpoint
+from tests.inference.checkpoints import CONFIGS, ONE_AT_A_TIME, save_checkpoint
 from tests.inference.reading import ending
 from tests.inference.stepping import Stepped, alone, loaded_exactly
 
@@ -73,6 +74,17 @@ async def test_each_is_loaded_in_nf4_streams_an_answer_and_goes(
         assert [type(loaded.model).__name__] == config["architectures"]
     await engine.pool.unload_idle()
     assert engine.memory().residents == ()
+
+
+@pytest.mark.parametrize("alias", ONE_AT_A_TIME)
+async def test_a_model_that_a_batch_would_compute_wrongly_answers_one_at_a_time(
+    engine: LocalEngine, tmp_path: Path, alias: str
+) -> None:
+    spec = spec_of(save_checkpoint(alias, tmp_path / alias))
+    assert not examine(Path(spec.source or ""), spec).batched
+    events = await answer(engine, spec, min_new_tokens=8, max_new_tokens=8)
+    assert ending(events).error is None
+    assert ending(events).usage.completion_tokens == 8
 
 
 WRITTEN = {

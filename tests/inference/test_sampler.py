@@ -162,6 +162,21 @@ def test_a_seed_draws_the_same_in_whatever_company(seeds: list[int], place: int,
         alone.follow(by_itself.tolist(), alone.length + 1)
 
 
+@pytest.mark.parametrize("how", [{"temperature": 0.0}, {"top_k": 20}, {"top_k": 60}])
+@pytest.mark.parametrize("others_top_k", [50, 200, 0])
+def test_who_has_equally_likely_tokens_is_told_the_same_in_whatever_company(
+    how: dict[str, float], others_top_k: int
+) -> None:
+    """In bfloat16 many are: a logit of 20 has steps of 0.125."""
+    rows = torch.randn(60, 5_000, generator=torch.Generator().manual_seed(0)) * 3
+    other = params(temperature=1.0, top_k=others_top_k)
+    for seed, row in enumerate(rows.bfloat16().float().to(DEVICE)):
+        mine = params(temperature=1.0, top_p=1.0, seed=seed).model_copy(update=how)
+        alone = draw(row[None].clone(), [Draw.begin(mine, [])], ())
+        together = draw(row.repeat(2, 1), [Draw.begin(mine, []), Draw.begin(other, [])], ())
+        assert alone[0] == together[0]
+
+
 def test_an_answer_that_is_too_short_does_not_end() -> None:
     scores = torch.full((1, VOCABULARY), -50.0, device=DEVICE)
     scores[0, 7], scores[0, 8] = 50.0, 0.0
