@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ConversationRefused, ModelUnavailable
-from bot.inference import attention, chat_template, embedded
+from bot.inference import attention, chat_template, embedded, gpu_choice
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import gpu, is_out_of_memory, trim_heap
 from bot.inference.device_failure import is_device_failure
@@ -213,7 +213,12 @@ class ModelLoader:
         Raises:
             SettingsError: GPU_DEVICE names a GPU that cannot be had.
         """
-        gpu()  # before bitsandbytes and transformers are imported, which ask CUDA
+        chosen = gpu()  # before bitsandbytes and transformers are imported, which ask CUDA
+        if chosen is None and gpu_choice.choice().chosen is not None:
+            log.warning(
+                "the driver tells of a GPU, and PyTorch can use none: models run on the CPU; `python -m bot check` "
+                "says why"
+            )
         import transformers
         from huggingface_hub.utils import logging as hub_logging
 
