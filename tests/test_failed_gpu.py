@@ -218,6 +218,11 @@ async def test_check_says_how_often_it_has_failed(tmp_path: Path) -> None:
         (RuntimeError("CUDA error: unspecified launch failure"), True),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), True),
+        (
+            torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
+            False,
+        ),
+        (torch.AcceleratorError("CUDA error: invalid configuration argument"), False),
         (torch.AcceleratorError("CUDA error: out of memory"), False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),

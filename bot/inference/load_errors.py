@@ -125,6 +125,8 @@ def _causes(spec: ModelSpec, folder: Path, error: BaseException, step: Step) -> 
             "its files are damaged. The operator can remove the folder that the log names, and fetch them anew with "
             f"`python -m bot pull {spec.alias}`"
         )
+    if any("no kernel image" in str(one) for one in chain):
+        yield "this PyTorch was not built for this GPU. The operator sees with `python -m bot check` which it is for"
     config = _config(folder)
     if config is None:
         yield _without_config(folder)

@@ -22,7 +22,7 @@ from bot.errors import BotError, ConversationRefused, ModelUnavailable
 from bot.inference import attention, chat_template, embedded, gpu_choice
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.device import gpu, is_out_of_memory, trim_heap
-from bot.inference.device_failure import is_device_failure
+from bot.inference.device_failure import chain_of, is_of_device
 from bot.inference.embedded import Progress
 from bot.inference.generation_config import read_sampling
 from bot.inference.load_errors import Step, not_fetched, refuse_non_writers, why_not, without_config
@@ -322,7 +322,7 @@ class ModelLoader:
             try:
                 return read_weights(copy, quantize=False, saved_here=True)
             except Exception as error:
-                if error is told.raised or is_out_of_memory(error) or is_device_failure(error):
+                if error is told.raised or is_out_of_memory(error) or any(map(is_of_device, chain_of(error))):
                     raise
                 traceback.clear_frames(error.__traceback__)
                 log.warning("the quantized copy of %s is damaged, and made anew: %s", spec.alias, error)
