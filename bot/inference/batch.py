@@ -13,6 +13,7 @@ what they were asked and had said again when somebody has ended. Layers with a s
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import threading
@@ -115,6 +116,7 @@ class Batch:
         self._manager.output_router = self._readers
         self._manager._create_batch_processor = self._with_our_drawing(self._manager._create_batch_processor)
         keep_to_one_stream(self._manager)
+        self._manager._run_generation_loop = self._with_an_end_for_all(self._manager._run_generation_loop)
 
     @property
     def is_running(self) -> bool:
@@ -211,6 +213,22 @@ class Batch:
             self._draws.pop(request_id, None)
             if in_batch and self._manager.is_running():
                 self._manager.cancel_request(request_id)
+
+    def _with_an_end_for_all(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Nobody waits for a thread that is gone: where failing them fails too, as on a device that has failed, it ends
+        without a word."""
+
+        @functools.wraps(run)
+        def run_to_the_end() -> None:
+            try:
+                run()
+            except BaseException as error:
+                log.exception("the batch's thread could not tell of an error")
+                self._manager.background_thread_status.record_fatal_error(error)
+            finally:
+                self._readers.end()
+
+        return run_to_the_end
 
     def _with_our_drawing(self, create: Callable[[], Any]) -> Callable[[], Any]:
         def made() -> Any:

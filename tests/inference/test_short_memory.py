@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import torch
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
-from transformers.generation.continuous_batching.continuous_api import BackgroundThreadStatus
+from transformers.generation.continuous_batching.continuous_api import (
+    BackgroundThreadStatus,
+    ContinuousBatchingManager,
+)
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import OutOfMemory
@@ -221,6 +224,24 @@ async def test_who_is_left_has_room_made_when_the_first_to_give_up_is_stopped_in
         assert [one.alias for one in engine.memory().residents] == ["tiny"]
     assert left.error is None
     assert left.usage.completion_tokens >= 40
+
+
+@pytest.mark.parametrize("at", [(3,), tuple(range(1, 1000))], ids=["once", "always"])
+async def test_nobody_waits_for_a_batch_that_cannot_even_tell_that_it_fails(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[int, ...]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    asked = [ask(folder, f"Question {n}", tokens=40) for n in range(3)]
+    async with InferenceQueue(engine, slots=4) as queue:
+        await read(queue.submit(ask(folder)))
+        fail_at(monkeypatch, engine, asked[0], *at)
+        monkeypatch.setattr(ContinuousBatchingManager, "_fail_all_remaining_requests", fails)
+        async with asyncio.timeout(30):
+            everybody = await asyncio.gather(*(read(queue.submit(one)) for one in asked))
+    wanted = type(None) if len(at) == 1 else OutOfMemory
+    assert [type(ending(events).error) for events in everybody] == [wanted] * 3
 
 
 async def test_memory_that_ends_where_a_prompt_is_encoded_is_the_same_sentence(
