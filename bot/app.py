@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import aiohttp
@@ -30,7 +30,7 @@ from bot.inference.inspector import Inspector
 from bot.inference.local import LocalEngine
 from bot.inference.observer import UNOBSERVED, Observer, Several
 from bot.inference.queue import InferenceQueue
-from bot.inference.threads import end_the_process_within
+from bot.inference.threads import end_the_process_within, in_own_thread
 from bot.operators import Operators
 from bot.ops import device_failures
 from bot.ops.consultation import Consultation, room_of
@@ -66,6 +66,7 @@ from bot.warm_up import made_ready_beside
 log = logging.getLogger(__name__)
 
 _SHOW_FAILURE_S = 15.0  # a channel takes five edits in five seconds
+_RECORD_S = 5.0  # to keep a line on a disk
 
 
 @asynccontextmanager
@@ -282,10 +283,10 @@ async def _leave_failed_device(
     Raises:
         DeviceFailed: always.
     """
-    device_failures.record(settings.data_dir)
-    end_the_process_within(
-        _SHOW_FAILURE_S + CLOSING_S, 1
-    )  # closing waits for threads that the device may hold
+    # First: closing waits for threads that the device may hold, and the disk may hang too.
+    end_the_process_within(_SHOW_FAILURE_S + CLOSING_S, 1)
+    with suppress(TimeoutError):
+        await in_own_thread(lambda: device_failures.record(settings.data_dir), timeout_s=_RECORD_S)
     log.critical("stopping: the GPU has failed; %d running, %d waiting", queue.running, queue.waiting)
     supervision.stopping(queue, grace_s=_SHOW_FAILURE_S)
     await queue.drain(0.0, _SHOW_FAILURE_S, failure.error)

@@ -118,8 +118,8 @@ class Settings(BaseSettings):
     keep_quantized: bool = Field(True, description="write on or off")
     gpu_device: _GpuName | None = Field(
         None,
-        description="write a GPU's number or UUID as `nvidia-smi -L` shows them, or leave it out for the one with most "
-        "free memory",
+        description="write a GPU's number or UUID (GPU-…) as `nvidia-smi -L` shows them, or leave it out for the one "
+        "with most free memory; an instance of a split GPU (MIG-…) goes into CUDA_VISIBLE_DEVICES of the environment",
     )
     gpu_memory_budget: ByteSize | None = Field(
         None, description="write a size such as 20GB, or leave it out for what is free at the start"

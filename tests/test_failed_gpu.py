@@ -147,6 +147,30 @@ def test_everybody_reads_a_sentence_what_was_said_is_kept_and_the_process_ends_t
     assert str(EXIT_FAILED) not in settings_of()["RestartPreventExitStatus"]
 
 
+def test_a_disk_that_hangs_keeps_neither_the_sentence_nor_the_end(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with discord_standin.running(0.01) as side:
+        environment["DISCORD_STANDIN"] = discord.http.Route.BASE.removeprefix("http://")
+        program = PROGRAM.replace("ERROR", ERRORS["accelerator"])
+        process = subprocess.Popen(
+            [sys.executable, "-c", program], env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+
+        def ask() -> None:
+            os.mkfifo(tmp_path / "data" / "gpu-failures.txt")  # whoever opens it waits for ever
+            side.dispatch(discord_payloads.command_payload(1, "joke", topic="tea", model="tiny"))
+
+        log = log_of(process, ask)
+        watchdog.cancel()
+        assert process.wait(30) == EXIT_FAILED, log
+        assert process.stderr is not None
+        process.stderr.close()
+        assert SAID in last_words(side, ["token1"])["token1"]
+
+
 def failed(folder: Path, times: int, *, ago_s: float = 60.0) -> None:
     folder.mkdir(exist_ok=True)
     for _ in range(times):
@@ -194,6 +218,11 @@ async def test_check_says_how_often_it_has_failed(tmp_path: Path) -> None:
         (RuntimeError("CUDA error: unspecified launch failure"), True),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx`"), True),
+        (
+            torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device"),
+            False,
+        ),
+        (torch.AcceleratorError("CUDA error: invalid configuration argument"), False),
         (torch.AcceleratorError("CUDA error: out of memory"), False),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),

@@ -63,7 +63,11 @@ STAGES = (
         30,
     ),
     Stage(
-        "long-prompt", "a prompt of 6,000 tokens, alone and beside 15", f"{_HERE}.speed:long_prompt", 45, 30
+        "long-prompt",
+        "a prompt of 6,000 tokens, alone and beside 15, and in pieces of other sizes",
+        f"{_HERE}.speed:long_prompt",
+        60,
+        30,
     ),
     Stage("whole-bot", "the whole bot as `bench` asks it, for 1 and 16", f"{_HERE}.speed:whole_bot", 45, 30),
     Stage("gemma", "Gemma 2 in a batch against `generate` in float32", f"{_HERE}.sameness:gemma", 50, 40),

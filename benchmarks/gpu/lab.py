@@ -21,6 +21,7 @@ from bot.app import open_engine
 from bot.bench.work import Timeline
 from bot.chat.messages import ChatMessage, Role
 from bot.configured import read_catalog
+from bot.inference.batch import Batch
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import Finished, GenerationRequest, Reading, TextDelta
 from bot.inference.local import LocalEngine
@@ -32,6 +33,7 @@ _Result = TypeVar("_Result")
 REQUESTS = 32  # the most that are asked at once
 _SPARE_BYTES = 1e9
 _SAMPLE_S = 0.05
+_CLOSE_S = 20.0
 
 
 @dataclass(slots=True)
@@ -99,7 +101,7 @@ class Lab:
         file.write_text(text, encoding="utf-8")
         given = {"models_file": file, "cache_dir": self.folder / "cache", "data_dir": self.folder / "data"}
         limits = {"batch_requests": REQUESTS, "max_new_tokens": 8192}
-        settings: Settings = load_settings(None, **given, **limits, **changes)
+        settings: Settings = load_settings(None, **given, **(limits | changes))
         return settings
 
     def spec(self, alias: str, **changes: Any) -> ModelSpec:
@@ -219,6 +221,23 @@ def free_device_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def keep_caches_small(engine: LocalEngine, *, small: bool = True) -> None:
+    """Have batches from now on take a cache of one context, as estimates count it; or what there is room for."""
+    engine._batches._spare_bytes = (lambda: 0) if small else engine.pool.spare_bytes
+
+
+def batch_of(engine: LocalEngine, spec: ModelSpec) -> Batch:
+    """The batch in which a model has answered."""
+    with engine.pool.lease(spec) as loaded:
+        return engine._batches._all[loaded]
+
+
+async def end_batch(engine: LocalEngine, spec: ModelSpec) -> None:
+    """Have the next answer of a model begin another batch."""
+    with engine.pool.lease(spec) as loaded:
+        await on_thread(lambda: engine._batches.close(loaded), _CLOSE_S)
 
 
 async def loaded_s(engine: LocalEngine, spec: ModelSpec) -> float:

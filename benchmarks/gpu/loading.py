@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.gpu.lab import ask, ask_all, equal_count, loaded_s, question, request
+from benchmarks.gpu.lab import (
+    ask,
+    ask_all,
+    batch_of,
+    equal_count,
+    keep_caches_small,
+    loaded_s,
+    question,
+    request,
+)
 from benchmarks.gpu.stage import Context
 from bot.inference.catalog import ModelSpec
 from bot.inference.local import LocalEngine
@@ -20,6 +29,7 @@ async def load(context: Context) -> None:
     lab, tokens = context.lab, 12 if context.tiny else 48
     spec = lab.spec("llama")
     async with lab.own_engine() as engine:
+        keep_caches_small(engine)
         before = lab.memory()
         first = await _loaded(context, engine, spec, "first load")
         said = await _answers(engine, spec, tokens)
@@ -39,8 +49,32 @@ async def load(context: Context) -> None:
             f"{again:.1f} s and {first:.1f} s",
             judged=context.cuda,
         )
+        await _with_larger_cache(context, engine, spec, before)
         await engine.pool.unload_idle()
         _after_unload(context, "after unloading again", before)
+
+
+async def _with_larger_cache(
+    context: Context, engine: LocalEngine, spec: ModelSpec, before: dict[str, int]
+) -> None:
+    """On a GPU the cache takes what nobody needs: how large it is, and whether that much is counted."""
+    lab = context.lab
+    keep_caches_small(engine, small=False)
+    async with lab.peaks() as peak:
+        await ask(engine, spec, question(1), 4)
+        lab.synchronize()
+    contexts = batch_of(engine, spec).cache_tokens / spec.context_tokens
+    counted = engine.memory().reserved_bytes + engine._batches._held_beside()
+    context.tell(cache_contexts=contexts, counted_with_it_bytes=counted, peak_with_it=peak)
+    context.say(f"the cache has {contexts:.1f} contexts of {spec.context_tokens} tokens")
+    if "allocated_bytes" in peak:
+        took = peak["allocated_bytes"] - before["allocated_bytes"]
+        context.check("the cache is larger than one context", contexts > 1, f"{contexts:.1f}")
+        context.check(
+            "with it the bot takes what it counts",
+            took <= counted * _TOO_LOW,
+            f"{took / 1e9:.2f} of {counted / 1e9:.2f} GB",
+        )
 
 
 async def _answers(engine: LocalEngine, spec: ModelSpec, tokens: int) -> list[Any]:
@@ -117,6 +151,7 @@ async def families(context: Context) -> None:
     lab, tokens = context.lab, 8 if context.tiny else 32
     for alias in ("phi", "qwen", "mixtral"):
         async with lab.own_engine() as engine:
+            keep_caches_small(engine)
             spec = lab.spec(alias)
             before = lab.memory()
             await _loaded(context, engine, spec, f"{alias} first load")

@@ -13,6 +13,7 @@ what they were asked and had said again when somebody has ended. Layers with a s
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 import threading
@@ -38,7 +39,7 @@ from bot.inference.sizes import PAGE_TOKENS, step_tokens_of
 log = logging.getLogger(__name__)
 
 _ENDED = "the batch has ended"
-_END_TIMEOUT_S = 10.0  # a thread that has failed its requests says why when it ends, right after
+_END_TIMEOUT_S = 10.0  # a thread that fails its requests says why right after, and ends
 
 
 class MadeWay(Exception):
@@ -116,6 +117,7 @@ class Batch:
         self._manager.output_router = self._readers
         self._manager._create_batch_processor = self._with_our_drawing(self._manager._create_batch_processor)
         keep_to_one_stream(self._manager)
+        self._manager._run_generation_loop = self._with_an_end_for_all(self._manager._run_generation_loop)
 
     @property
     def is_running(self) -> bool:
@@ -191,18 +193,16 @@ class Batch:
         self._draws[request_id] = answer.draw
         outputs = self._readers.add(request_id)
         try:
-            self._add(request_id, *answer.take_up())
+            if not self._add(request_id, *answer.take_up()):
+                raise await self._failure(None)
             in_batch = True
             while answer.finished is None:
                 output = await outputs.newest()
                 if output is None:
-                    raise self._failure(_ENDED)
+                    raise await self._failure(_ENDED)
                 in_batch = not output.is_finished()
                 if output.error is not None:
-                    # Not by the manager's own `join`, which lets go of the thread while others still look at it.
-                    if (thread := self._manager._generation_thread) is not None:
-                        await asyncio.to_thread(thread.join, _END_TIMEOUT_S)
-                    raise self._failure(output.error)
+                    raise await self._failure(output.error)
                 if (valid := answer.draw.valid_tokens) is not None:
                     for event in answer.grow(output.generated_tokens[:valid], ended=False):
                         yield event
@@ -215,6 +215,22 @@ class Batch:
             if in_batch and self._manager.is_running():
                 self._manager.cancel_request(request_id)
 
+    def _with_an_end_for_all(self, run: Callable[[], None]) -> Callable[[], None]:
+        """Nobody waits for a thread that is gone: where failing them fails too, as on a device that has failed, it ends
+        without a word."""
+
+        @functools.wraps(run)
+        def run_to_the_end() -> None:
+            try:
+                run()
+            except BaseException as error:
+                log.exception("the batch's thread could not tell of an error")
+                self._manager.background_thread_status.record_fatal_error(error)
+            finally:
+                self._readers.end()
+
+        return run_to_the_end
+
     def _with_our_drawing(self, create: Callable[[], Any]) -> Callable[[], Any]:
         def made() -> Any:
             processor = create()
@@ -223,23 +239,31 @@ class Batch:
 
         return made
 
-    def _add(self, request_id: str, ids: list[int], limit: int) -> None:
+    def _add(self, request_id: str, ids: list[int], limit: int) -> bool:
+        """Whether it was taken in."""
         eos = list(self._loaded.eos_token_ids)
         added = self._manager.add_request(
             ids, request_id=request_id, max_new_tokens=limit, streaming=True, eos_token_id=eos
         )
         # Asked once more: its thread may have failed everybody it knew of just before this one was added.
-        if added is None or self._manager.background_thread_status.can_accept_new_requests() is not None:
-            raise self._failure(_ENDED)
+        return added is not None and self._manager.background_thread_status.can_accept_new_requests() is None
 
-    def _failure(self, said: str) -> Exception:
-        """What a failed request raises: the thread's own reason where it has died."""
+    async def _failure(self, said: str | None) -> Exception:
+        """What a failed request raises: the thread's own reason where it has died. It takes nobody in, and fails those
+        it has, before it says why.
+
+        Args:
+            said: why the request failed; None for one that was not taken in, which loses nothing in another batch.
+        """
+        # Not by the manager's own `join`, which lets go of the thread while others still look at it.
+        if (thread := self._manager._generation_thread) is not None:
+            await asyncio.to_thread(thread.join, _END_TIMEOUT_S)
         if self.has_run_out:
             return DeviceMemoryExhausted()
         error = self._manager.background_thread_status.fatal_error
         if error is not None and is_device_failure(error):
             return DeviceHasFailed()
-        if error is None and self._has_made_way:
+        if error is None and (self._has_made_way or said is None):
             return MadeWay()
         return RuntimeError(f"the batch failed: {type(error).__name__ if error else said}")
 

@@ -42,11 +42,13 @@ class _Shortage:
         until_s: how long its batches are sparing.
         cache_tokens: how many the cache held.
         needed_tokens: how long the longest of those who were being answered may become.
+        has_room: whether what was idle has been unloaded since.
     """
 
     until_s: float
     cache_tokens: int
     needed_tokens: int
+    has_room: bool = False
 
 
 class Batches:
@@ -102,7 +104,7 @@ class Batches:
             except MadeWay:
                 continue
             except DeviceMemoryExhausted:
-                await self._give_up(loaded, batch, answer, is_last=is_second)
+                await self._give_up(loaded, batch, answer)
                 if is_second:
                     raise
                 log.warning("%s ran out of memory: what was idle is unloaded", request.model.alias)
@@ -174,17 +176,17 @@ class Batches:
 
         await in_own_thread(close, timeout_s=CHANGE_TIMEOUT_S)
 
-    async def _give_up(self, loaded: LoadedModel, batch: Batch, answer: Answer, *, is_last: bool) -> None:
-        """A batch has run out of memory: it goes with all that it held, then what is idle, before there is another."""
+    async def _give_up(self, loaded: LoadedModel, batch: Batch, answer: Answer) -> None:
+        """A batch has run out of memory: it goes with all that it held. Whoever wants another one has room made."""
         now_s, before = time.monotonic(), self._short.get(loaded)
         others_tokens = 0 if before is None or before.until_s < now_s else before.needed_tokens
         needed_tokens = max(answer.longest_tokens, others_tokens)
-        self._short[loaded] = _Shortage(now_s + SPARING_S, batch.cache_tokens, needed_tokens)
+        # Else somebody of this batch was here before, and room may have been made for the next one already.
+        has_room = self._all.get(loaded) is not batch and before is not None and before.has_room
+        self._short[loaded] = _Shortage(now_s + SPARING_S, batch.cache_tokens, needed_tokens, has_room)
         async with self._changing:
-            if self._all.get(loaded) is batch:  # else somebody of this batch was here before
+            if self._all.get(loaded) is batch:
                 await self._free(loaded, batch)
-                if not is_last:
-                    await self._make_room()
 
     async def _free(self, loaded: LoadedModel, batch: Batch) -> None:
         def drop() -> None:
@@ -208,10 +210,12 @@ class Batches:
                 batch is not None and batch.has_run_out
             ):  # those who were answered by it have not come back yet
                 short = _Shortage(now_s + SPARING_S, batch.cache_tokens, loaded.context_tokens)
-                self._short.setdefault(loaded, short)
+                self._short.setdefault(loaded, short).has_room = False
                 await self._free(loaded, batch)
-                await self._make_room()
                 batch = None
+            if batch is None and (lacking := self._short.get(loaded)) is not None and not lacking.has_room:
+                await self._make_room()
+                lacking.has_room = True  # not before: who asks for it may leave in the middle
             is_short = loaded in self._short and now_s < self._short[loaded].until_s
             full_tokens = self._full_cache_tokens(loaded)
             if batch is not None and not batch.is_broken:

@@ -23,6 +23,14 @@ _WORDS = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# A call that CUDA has refused, or that PyTorch was not built for: the next one works.
+_REFUSED = re.compile(
+    r"""
+      no\ kernel\ image | invalid\ (?:device\ function|configuration\ argument|argument|resource\ handle)
+    | too\ many\ resources\ requested | operation\ not\ (?:supported|permitted)
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 _SAID = "The GPU has failed, and the bot must start anew. Please ask again in a minute."
 
 
@@ -38,16 +46,21 @@ def chain_of(error: BaseException) -> Iterator[BaseException]:
 
 def is_device_failure(error: BaseException) -> bool:
     """Whether this error, or one that it came of, says that the device has failed for another reason than memory."""
-    import torch
-
     for one in chain_of(error):
         if is_out_of_memory(one) or "out of memory" in str(one):
             return False
-        if isinstance(one, torch.AcceleratorError):
-            return True
-        if isinstance(one, RuntimeError) and _WORDS.search(str(one)):
+        if is_of_device(one) and not _REFUSED.search(str(one)):
             return True
     return False
+
+
+def is_of_device(error: BaseException) -> bool:
+    """Whether this error itself, whatever it came of, is one of the device, and no fault of files."""
+    import torch
+
+    return isinstance(error, torch.AcceleratorError) or (
+        isinstance(error, RuntimeError) and _WORDS.search(str(error)) is not None
+    )
 
 
 class DeviceFailure:

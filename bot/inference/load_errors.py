@@ -127,6 +127,8 @@ def _causes(spec: ModelSpec, folder: Path, error: BaseException, step: Step) -> 
         yield NOT_READABLE
     if any(isinstance(one, SafetensorError) for one in chain):
         yield f"its files are damaged. The operator can {_made_whole(spec)}"
+    if any("no kernel image" in str(one) for one in chain):
+        yield "this PyTorch was not built for this GPU. The operator sees with `python -m bot check` which it is for"
     config = _config(folder)
     if config is None:
         yield _without_config(folder) or "its folder is gone. The operator can put it back, and ask again"

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ConversationRefused, ModelUnavailable
-from bot.inference import attention, chat_template, embedded
+from bot.inference import attention, chat_template, embedded, gpu_choice
 from bot.inference.catalog import EMBEDDED, ModelSpec
 from bot.inference.config_file import read_config
 from bot.inference.device import gpu, is_out_of_memory, trim_heap
-from bot.inference.device_failure import is_device_failure
+from bot.inference.device_failure import chain_of, is_of_device
 from bot.inference.embedded import Progress
 from bot.inference.generation_config import read_sampling
 from bot.inference.load_errors import Step, not_fetched, refuse_non_writers, why_not, without_config
@@ -214,7 +214,12 @@ class ModelLoader:
         Raises:
             SettingsError: GPU_DEVICE names a GPU that cannot be had.
         """
-        gpu()  # before bitsandbytes and transformers are imported, which ask CUDA
+        chosen = gpu()  # before bitsandbytes and transformers are imported, which ask CUDA
+        if chosen is None and gpu_choice.choice().chosen is not None:
+            log.warning(
+                "the driver tells of a GPU, and PyTorch can use none: models run on the CPU; `python -m bot check` "
+                "says why"
+            )
         import transformers
         from huggingface_hub.utils import logging as hub_logging
 
@@ -320,7 +325,7 @@ class ModelLoader:
             try:
                 return read_weights(copy, quantize=False, saved_here=True)
             except Exception as error:
-                if error is told.raised or is_out_of_memory(error) or is_device_failure(error):
+                if error is told.raised or is_out_of_memory(error) or any(map(is_of_device, chain_of(error))):
                     raise
                 traceback.clear_frames(error.__traceback__)
                 log.warning("the quantized copy of %s is damaged, and made anew: %s", spec.alias, error)

@@ -13,6 +13,7 @@ from contextlib import aclosing, contextmanager
 from bot.errors import ModelComputesNonsense, OutOfMemory, PromptTooLong
 from bot.inference.batches import Batches
 from bot.inference.catalog import ModelKey, ModelSpec
+from bot.inference.device import is_out_of_memory
 from bot.inference.device_failure import DeviceFailure, is_device_failure
 from bot.inference.engine import Event, GenerationRequest, Loading, Reading, Report, Usage
 from bot.inference.loader import ModelLoader
@@ -141,12 +142,14 @@ class LocalEngine:
                 yield Reading(Usage(error.tokens, generation_s=time.perf_counter() - begun_s))
                 raise
             except DeviceMemoryExhausted:
-                raise OutOfMemory(
-                    f"There was not enough memory for this answer of {request.model.alias}. Please shorten the "
-                    "question, or try a smaller model."
-                ) from None
+                raise _too_little_memory(request.model) from None
             except LogitsNotFinite:
                 raise _nonsense(request.model) from None
+            except Exception as error:  # beside the steps, such as where the prompt is encoded
+                if not is_out_of_memory(error):
+                    raise
+                log.warning("%s ran out of memory outside of its steps", request.model.alias)
+                raise _too_little_memory(request.model) from None
 
     @contextmanager
     def _failure_told(self) -> Iterator[None]:
@@ -178,6 +181,13 @@ class LocalEngine:
             if not self._failure.has_happened:  # else nothing of the device can be given back
                 raise
             log.warning("the models could not be unloaded: the device has failed")
+
+
+def _too_little_memory(spec: ModelSpec) -> OutOfMemory:
+    return OutOfMemory(
+        f"There was not enough memory for this answer of {spec.alias}. Please shorten the question, or try a smaller "
+        "model."
+    )
 
 
 def _nonsense(spec: ModelSpec) -> ModelComputesNonsense:

@@ -190,10 +190,11 @@ class ModelPool:
         return MemoryReport(self._budget_bytes or 0, residents)
 
     def spare_bytes(self, beside: ModelSpec | None = None) -> int:
-        """What of the budget no model needs, also not this one, which was fetched; negative if it does not fit."""
+        """What of the budget no model needs, also not this one while it is loaded, which was fetched; negative if it
+        does not fit."""
         needed = sum(place.footprint.total_bytes for place in self._places.values())
         if beside is not None:
-            needed += self._needs[beside.key].total_bytes
+            needed += self._needs[beside.key].peak_bytes
         return (self._budget_bytes or 0) - needed
 
     async def aclose(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import faulthandler
 import logging
 import os
 import sys
@@ -18,6 +19,8 @@ _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
 Emit = Callable[[_Item], None]
 Work = Callable[[Emit[_Item], threading.Event], None]
+
+_HELD_S = 2.0  # from when the process was to be ended to when it is whoever holds what
 
 
 class Submitter(Protocol):
@@ -44,7 +47,7 @@ def end_the_process(code: int) -> None:
 
 def end_the_process_within(seconds: float, code: int) -> None:
     """End the process with this code if it has not ended by itself by then: what it waits for may never come, such as a
-    device that has failed."""
+    device that has failed. Where nothing of Python runs any more, it ends with code 1."""
 
     def end() -> None:
         logging.getLogger(__name__).critical("not ended within %.0f s: the process ends by force", seconds)
@@ -54,6 +57,9 @@ def end_the_process_within(seconds: float, code: int) -> None:
     timer = threading.Timer(seconds, end)
     timer.daemon = True
     timer.start()
+    # Native code that hangs may hold Python's lock, and the log's: this needs neither. Its exit code is 1.
+    with suppress(AttributeError, RuntimeError, ValueError, OSError):  # stderr is no file
+        faulthandler.dump_traceback_later(seconds + _HELD_S, exit=True)
 
 
 class OneShotThread:

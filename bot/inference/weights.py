@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from bot.inference.device import capability, gpu, is_out_of_memory
+from bot.inference.device_failure import is_of_device
 from bot.inference.experts import experts_quantized
 from bot.inference.generation_config import read_token_ids
 from bot.inference.load_errors import MissingWeights
@@ -96,9 +97,10 @@ def _tensors_of(state: Any) -> Iterator[Any]:
 
 
 @contextmanager
-def _lack_of_memory_told() -> Iterator[None]:
-    """While the block runs, an error that says that memory is short leaves transformers as it is. What goes wrong while
-    weights are converted it writes into its log otherwise, and raises that something went wrong."""
+def _faults_of_the_device_told() -> Iterator[None]:
+    """While the block runs, an error that says that memory is short, or that the device has failed, leaves transformers
+    as it is. What goes wrong while weights are converted it writes into its log otherwise, and raises that something
+    went wrong."""
     from transformers import core_model_loading
 
     logged = core_model_loading.log_conversion_errors
@@ -108,7 +110,7 @@ def _lack_of_memory_told() -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_of_device(error):
                 raise
             with logged(*args, **options):
                 raise
@@ -144,7 +146,7 @@ def read_weights(folder: Path, *, quantize: bool, saved_here: bool = False) -> P
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=dtype,
         )
-    with experts_quantized(already=saved_here), _lack_of_memory_told():
+    with experts_quantized(already=saved_here), _faults_of_the_device_told():
         read: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             device_map={"": gpu() or torch.device("cpu")},  # one, whatever it is short of

@@ -21,8 +21,8 @@ LIMIT = 5  # failures
 WITHIN_S = 3600.0
 _FILE = "gpu-failures.txt"
 _FIX = (
-    "see `nvidia-smi`, and the kernel's log for NVIDIA's errors (`journalctl -k | grep -i xid`); reset the GPU, or "
-    "start the machine anew"
+    "see `python -m bot check`, `nvidia-smi`, and the kernel's log for NVIDIA's errors "
+    "(`journalctl -k | grep -i xid`); reset the GPU, or start the machine anew"
 )
 
 

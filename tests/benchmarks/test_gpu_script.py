@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.gpu.own_tests import counted as counted_tests
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.stage import Outcome, Stage, Verdict
 from benchmarks.gpu.steps import counted as counted_events
+from benchmarks.gpu.steps import waits_by_line
 from benchmarks.gpu.supervisor import NoCuda, Options, grouped, supervise
 from benchmarks.gpu.worker import found
 from tests.benchmarks import odd_stages
@@ -219,6 +221,29 @@ def test_events_of_the_profiler_become_figures_of_one_step() -> None:
     )
     assert seen["gpu_busy"] == pytest.approx(0.5)
     assert seen["longest_kernels"] == {"gemm": pytest.approx(6 / 7), "softmax": pytest.approx(1 / 7)}
+
+
+def test_kernels_of_attention_are_told_by_name() -> None:
+    events = [
+        ("aten::_scaled_dot_product_attention_math", "DeviceType.CPU", 0, 10),
+        ("aten::_scaled_dot_product_flash_attention", "DeviceType.CPU", 20, 10),
+        ("aten::_scaled_dot_product_flash_attention", "DeviceType.CPU", 40, 10),
+    ]
+    assert counted_events(events, steps=2, wall_s=1e-6)["attention"] == {
+        "aten::_scaled_dot_product_attention_math": 0.5,
+        "aten::_scaled_dot_product_flash_attention": 1.0,
+    }
+
+
+def test_waits_for_the_gpu_are_told_by_the_line_that_waits() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for line in (3, 8, 3, 3):
+            warnings.warn_explicit(
+                "called a synchronizing CUDA operation", UserWarning, "/x/sampler.py", line
+            )
+        warnings.warn_explicit("of something else", UserWarning, "/x/other.py", 1)
+    assert waits_by_line(caught, steps=2) == {"sampler.py:3": 1.5, "sampler.py:8": 0.5}
 
 
 def test_a_vocabulary_has_as_many_different_words_as_the_model_has_tokens() -> None:

@@ -213,6 +213,48 @@ def test_a_gpu_that_is_wanted_on_a_machine_without_is_refused(monkeypatch: pytes
     assert "no driver tells of a GPU" in read_accelerator().refused
 
 
+@pytest.mark.parametrize(("hidden", "is_said"), [(None, True), ("", False), ("-1", False)])
+def test_a_bot_that_runs_on_the_cpu_beside_a_gpu_says_so_unless_the_operator_hides_it(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hidden: str | None,
+    is_said: bool,
+) -> None:
+    if hidden is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        monkeypatch.setattr(gpu_choice, "_choice", GpuChoice())
+    machine({FIRST: 3 * GB}, seen=[])
+    ModelLoader(Path()).prepare()
+    assert ("models run on the CPU" in caplog.text) is is_said
+
+
+@pytest.mark.parametrize(
+    ("visible", "free"),
+    [
+        ("1,0", 20 * GB),
+        (f"{SECOND},{FIRST}", 20 * GB),
+        (" 0 , 1", 20 * GB),
+        ("0,-1,1", 3 * GB),  # nothing after what names none, as with CUDA
+        ("0,7", 3 * GB),
+    ],
+)
+def test_of_those_that_the_operator_lets_it_see_it_takes_the_one_with_most_free_memory(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, visible: str, free: int
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(gpu_choice, "_choice", GpuChoice())
+    machine({FIRST: 3 * GB, SECOND: 20 * GB}, seen=[FIRST] if free < 10 * GB else None)
+    assert read_device().free_bytes == free
+
+
+def test_a_uuid_that_begins_as_two_do_is_refused(machine: Machine) -> None:
+    machine({FIRST: 3 * GB, FIRST[:-1] + "9": 20 * GB})
+    choose_gpu(FIRST[:12])
+    with pytest.raises(SettingsError, match="write one of these numbers"):
+        gpu()
+
+
 def test_a_gpu_that_pytorch_cannot_use_is_refused_and_the_check_says_why(machine: Machine) -> None:
     machine({FIRST: 3 * GB, SECOND: 20 * GB}, seen=[])
     assert not read_device().is_gpu

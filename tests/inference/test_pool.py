@@ -192,6 +192,16 @@ async def test_a_model_whose_load_takes_more_than_its_answers_has_room_made_for_
         never.victims(a)
 
 
+async def test_a_larger_cache_leaves_room_for_what_a_load_takes_beside(
+    loader: ModelLoader, checkpoint: Path
+) -> None:
+    need = Footprint(100, 20, 5, loading_bytes=60)
+    pool = ModelPool(loader, budget_bytes=1000, measure=lambda *_: need)
+    asked = spec_of("one", checkpoint)
+    await pool.fetch(asked, lambda _: None)
+    assert pool.spare_bytes(asked) == 1000 - 160
+
+
 async def test_without_a_budget_of_the_operators_it_is_what_is_free_less_a_margin(
     loader: ModelLoader, checkpoint: Path
 ) -> None:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel, modeling_utils
 
-from bot.inference import quantized
+from bot.errors import ModelUnavailable
+from bot.inference import loader, quantized
 from bot.inference.catalog import ModelSpec
 from bot.inference.loader import LoadedModel, ModelLoader
 from bot.inference.quantized import QuantizedCopies
@@ -112,6 +113,18 @@ def test_a_copy_that_is_being_removed_when_the_bot_is_killed_is_not_read(
     load(folder)
     assert [one.name for one in copies(folder)] == [copy.name]
     assert (copy / "generation_config.json").exists()
+
+
+def test_a_gpu_that_cannot_compute_costs_no_copy(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(folder)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: no kernel image is available for execution on the device")
+
+    with monkeypatch.context() as patched, pytest.raises(ModelUnavailable, match="not built for this GPU"):
+        patched.setattr(loader, "read_weights", fail)
+        load(folder)
+    assert len(copies(folder)) == 1
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "gone"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,10 +13,14 @@ from typing import Any
 import pytest
 import torch
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
+from transformers.generation.continuous_batching.continuous_api import (
+    BackgroundThreadStatus,
+    ContinuousBatchingManager,
+)
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import OutOfMemory
-from bot.inference import batches
+from bot.inference import batches, device
 from bot.inference.batch import Batch
 from bot.inference.catalog import ModelSpec, SamplingParams
 from bot.inference.engine import GenerationRequest, TextDelta
@@ -150,6 +155,107 @@ async def test_who_comes_before_those_who_ran_out_are_back_has_room_made_too(
     assert (newcomer.error, finished.error) == (None, None)
     assert finished.usage.completion_tokens == 40
     assert caches.still_there[2:] == [0]
+
+
+async def test_who_comes_while_a_batch_fails_is_answered_by_the_next_one(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ask(folder, tokens=40)
+    fails, heard_of_another = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+    record, add = BackgroundThreadStatus.record_fatal_error, Batch._add
+
+    def recorded_late(status: Any, error: Exception) -> None:
+        """Until then it takes nobody in, and does not say why."""
+        loop.call_soon_threadsafe(fails.set)
+        assert heard_of_another.wait(20)
+        record(status, error)
+
+    def added(*args: Any) -> Any:
+        try:
+            return add(*args)
+        finally:
+            if fails.is_set():
+                heard_of_another.set()
+
+    monkeypatch.setattr(BackgroundThreadStatus, "record_fatal_error", recorded_late)
+    monkeypatch.setattr(Batch, "_add", added)
+    async with InferenceQueue(engine, slots=4) as queue:
+        await read(queue.submit(ask(folder)))
+        fail_at(monkeypatch, engine, asked, 3)
+        first = asyncio.create_task(read(queue.submit(asked)))
+        await asyncio.wait_for(fails.wait(), 20)
+        newcomer = ending(await read(queue.submit(ask(folder, "And me?"))))
+        finished = ending(await first)
+    assert (newcomer.error, finished.error) == (None, None)
+    assert finished.usage.completion_tokens == 40
+
+
+async def test_who_is_left_has_room_made_when_the_first_to_give_up_is_stopped_in_the_middle(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [ask(folder, f"Question {n}", tokens=40 + n) for n in range(2)]
+    gave_up: list[int] = []
+    give_up, free = engine._batches._give_up, device.free_memory
+    frees, has_left = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    async def noted(loaded: Any, batch: Any, answer: Any, **options: Any) -> None:
+        gave_up.append(answer.draw.params.max_new_tokens - 40)
+        await give_up(loaded, batch, answer, **options)
+
+    def slowly() -> None:
+        loop.call_soon_threadsafe(frees.set)
+        assert has_left.wait(20)
+        free()
+
+    async with InferenceQueue(engine, slots=4) as queue:
+        await read(queue.submit(ask(folder, alias="idle")))
+        await read(queue.submit(ask(folder)))
+        fail_at(monkeypatch, engine, asked[0], 4)
+        monkeypatch.setattr(engine._batches, "_give_up", noted)
+        monkeypatch.setattr(batches, "free_memory", slowly)
+        generations = [queue.submit(one) for one in asked]
+        reading = [asyncio.create_task(read(one)) for one in generations]
+        await asyncio.wait_for(frees.wait(), 20)
+        generations[gave_up[0]].cancel()
+        has_left.set()
+        left = ending(await reading[1 - gave_up[0]])
+        assert [one.alias for one in engine.memory().residents] == ["tiny"]
+    assert left.error is None
+    assert left.usage.completion_tokens >= 40
+
+
+@pytest.mark.parametrize("at", [(3,), tuple(range(1, 1000))], ids=["once", "always"])
+async def test_nobody_waits_for_a_batch_that_cannot_even_tell_that_it_fails(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch, at: tuple[int, ...]
+) -> None:
+    def fails(*_: Any) -> None:
+        raise MemoryError
+
+    asked = [ask(folder, f"Question {n}", tokens=40) for n in range(3)]
+    async with InferenceQueue(engine, slots=4) as queue:
+        await read(queue.submit(ask(folder)))
+        fail_at(monkeypatch, engine, asked[0], *at)
+        monkeypatch.setattr(ContinuousBatchingManager, "_fail_all_remaining_requests", fails)
+        async with asyncio.timeout(30):
+            everybody = await asyncio.gather(*(read(queue.submit(one)) for one in asked))
+    wanted = type(None) if len(at) == 1 else OutOfMemory
+    assert [type(ending(events).error) for events in everybody] == [wanted] * 3
+
+
+async def test_memory_that_ends_where_a_prompt_is_encoded_is_the_same_sentence(
+    engine: LocalEngine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with InferenceQueue(engine) as queue:
+        await read(queue.submit(ask(folder)))
+
+        def short(*_: Any) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(batches, "Answer", short)
+        told = ending(await read(queue.submit(ask(folder))))
+    assert isinstance(told.error, OutOfMemory)
 
 
 async def test_after_memory_ran_out_the_cache_is_smaller_too(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -43,6 +45,24 @@ async def test_who_has_waited_long_enough_goes_on_and_a_late_result_disturbs_nob
 
 async def test_work_that_nobody_waits_for_does_not_keep_the_process() -> None:
     assert (await in_own_thread(threading.current_thread, timeout_s=10)).daemon
+
+
+@pytest.mark.parametrize(
+    "hangs",
+    [
+        "threading.Event().wait()",
+        "ctypes.PyDLL(None).sleep(60)",
+        "logging.root.handlers[0].acquire(); time.sleep(60)",
+    ],
+    ids=["for an event", "in native code that lets nothing of Python run", "with the log in hand"],
+)
+def test_a_process_that_hangs_is_ended_in_time_with_an_exit_code_that_starts_it_anew(hangs: str) -> None:
+    program = (
+        "import ctypes, logging, threading, time; from bot.inference.threads import end_the_process_within; "
+        f"logging.basicConfig(); end_the_process_within(0.1, 1); {hangs}"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], timeout=30, check=False, capture_output=True)
+    assert ended.returncode == 1
 
 
 async def test_a_look_that_hangs_is_not_begun_again_and_who_asks_hears_at_once() -> None:

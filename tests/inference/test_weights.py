@@ -18,6 +18,7 @@ from bot.errors import ModelUnavailable
 from bot.inference import device, weights
 from bot.inference.anatomy import examine
 from bot.inference.catalog import ModelSpec
+from bot.inference.device_failure import is_device_failure
 from bot.inference.loader import ModelLoader
 from bot.inference.memory import Footprint
 from bot.inference.precision import Precision, precision_of
@@ -119,6 +120,31 @@ def test_whoever_loads_what_memory_is_too_short_for_reads_that_it_is(
         ModelLoader(tmp_path).load(spec_of(folder, quantization), lambda *_: None)
     assert "tiny does not fit into the memory that is free now" in str(caught.value)
     ModelLoader(tmp_path).load(spec_of(folder, quantization), lambda *_: None)
+
+
+@pytest.mark.parametrize(
+    ("said", "has_failed", "told"),
+    [
+        ("CUDA error: an illegal memory access was encountered", True, "cannot be loaded"),
+        (
+            "CUDA error: no kernel image is available for execution on the device",
+            False,
+            "not built for this GPU",
+        ),
+    ],
+)
+def test_a_gpu_that_fails_while_weights_are_converted_is_no_fault_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, has_failed: bool, told: str
+) -> None:
+    folder = save_checkpoint("llama", tmp_path / "llama")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise torch.AcceleratorError(said)
+
+    monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", fail)
+    with pytest.raises(ModelUnavailable, match=told) as caught:
+        ModelLoader(tmp_path).load(spec_of(folder, "nf4"), lambda *_: None)
+    assert is_device_failure(caught.value) is has_failed
 
 
 # --- Kinds of numbers -----------------------------------------------------------------------------------------
