@@ -143,7 +143,9 @@ def test_the_ids_of_a_request_are_copied_once_and_not_in_each_step(
         for _ in range(4):
             with monkeypatch.context() as patched:
                 patched.setattr(torch, "tensor", counted)
-                sampler._prepared(dict(batch.batch._draws), _seen(batch), VOCABULARY, CPU)
+                held = _seen(batch)
+                device = batch.manager.model.device
+                sampler._prepared(dict(batch.batch._draws), held, VOCABULARY, device)
         assert copied == [len(Number) * 3] * 4
 
 
