@@ -180,7 +180,7 @@ async def test_a_failure_inside_the_model_reaches_the_person_and_the_next_answer
         with monkeypatch.context() as broken, smol_engine.pool.lease(SMOL) as loaded:
 
             def forward(*_: object, **__: object) -> None:
-                raise RuntimeError("device-side assert triggered")
+                raise RuntimeError("shapes cannot be multiplied")
 
             broken.setattr(loaded.model, "forward", forward)
             _, finished, _ = await asyncio.wait_for(read(queue.submit(request())), 60)

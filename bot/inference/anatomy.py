@@ -16,7 +16,7 @@ from bot.errors import BotError, ModelUnavailable
 from bot.inference.batch import is_batchable
 from bot.inference.catalog import ModelSpec
 from bot.inference.chat_template import TakesNoQuestion, TemplateTraits, probe, takes_no_question
-from bot.inference.config_file import skeleton
+from bot.inference.config_file import skeleton, values
 from bot.inference.headers import Headers, read_headers
 from bot.inference.load_errors import Step, refuse_non_writers, why_not, without_config
 from bot.inference.memory import Footprint
@@ -283,13 +283,7 @@ def _skeleton(folder: Path, spec: ModelSpec) -> PreTrainedModel:
 
 def _number(config: Any, name: str) -> int:
     """A whole number of the config, 0 where there is none; some configs have one for each layer."""
-    try:
-        value = getattr(config, name, None)
-    except RuntimeError:  # what transformers says where layers differ in it
-        value = [number for one in config.per_layer_config if (number := getattr(one, name, None))]
-    if isinstance(value, list | tuple) and value:
-        value = max(value)
-    return value if isinstance(value, int) else 0
+    return max((value for value in values(config, name) if isinstance(value, int)), default=0)
 
 
 def _windows(config: Any) -> tuple[int | None, ...]:

@@ -42,11 +42,20 @@ def read_config(folder: Path) -> PretrainedConfig:
     )
     text: Any = config.get_text_config(decoder=True)
     for name, (least, most, words) in _SIZES.items():
-        value = getattr(text, name, None)
-        for one in value if isinstance(value, list | tuple) else (value,):
+        for one in values(text, name):
             if isinstance(one, int) and not least <= one <= most:
                 raise UnusableSize(f"its {words} cannot be {one if abs(one) < 10**15 else 'so large'}")
     return config
+
+
+def values(config: Any, name: str) -> list[Any]:
+    """A setting's value, or its values, where a config has one for each layer; none where there is no such setting."""
+    try:
+        value = getattr(config, name, None)
+    except RuntimeError:  # what transformers says where layers differ in it
+        value = [getattr(one, name, None) for one in config.per_layer_config]
+    found = value if isinstance(value, list | tuple) else [value]
+    return [one for one in found if one is not None]
 
 
 def skeleton(folder: Path) -> PreTrainedModel:
