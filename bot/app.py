@@ -80,6 +80,7 @@ async def open_engine(
         budget_bytes=settings.gpu_memory_budget,
         unload_idle_after_s=None if idle_min is None else idle_min * 60,
         batch_requests=settings.batch_requests,
+        cuda_graphs=settings.cuda_graphs,
         observer=observer,
         failure=failure,
     )

@@ -133,6 +133,7 @@ class Settings(BaseSettings):
         None, description="write the path of a file the bot may write, or leave it out for one in DATA_DIR"
     )
     max_new_tokens: int = Field(512, ge=1, le=32_768, description="write a number of tokens from 1 to 32768")
+    cuda_graphs: bool = Field(False, description="write on or off")
     batch_requests: int = Field(16, ge=1, le=256, description="write a number from 1 to 256")
     queue_limit: int = Field(32, ge=0, le=10_000, description="write how many may wait, from 0 to 10000")
     queue_timeout_s: float = Field(300, gt=0, le=3_600, description="write seconds, up to 3600")

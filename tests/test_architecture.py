@@ -28,6 +28,8 @@ MAY_USE_HEAVY = (
     "bot/inference/loader.py",
     "bot/inference/load_errors.py",
     "bot/inference/layout.py",
+    "bot/inference/fixed_step.py",
+    "bot/inference/graphs.py",
     "bot/inference/manager.py",
     "bot/inference/rope.py",
     "bot/inference/products.py",

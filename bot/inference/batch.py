@@ -29,6 +29,7 @@ from bot.inference.attention import is_understood
 from bot.inference.device import is_out_of_memory
 from bot.inference.device_failure import is_device_failure
 from bot.inference.engine import Event
+from bot.inference.graphs import Capture
 from bot.inference.loader import LoadedModel
 from bot.inference.manager import batching_manager
 from bot.inference.own_stream import keep_to_one_stream, wait_for_loads, wait_for_steps
@@ -62,6 +63,7 @@ class Batch:
         requests: how many are answered at a time.
         step_tokens: how many tokens one step reads at most; None for what suits the device.
         cache_tokens: how many the cache holds that all share; None for one context.
+        new_capture: makes what records steps, to be repeated; None for taking each by itself.
 
     Attributes:
         cache_tokens: as above.
@@ -74,6 +76,7 @@ class Batch:
         requests: int,
         step_tokens: int | None = None,
         cache_tokens: int | None = None,
+        new_capture: Callable[[], Capture] | None = None,
     ) -> None:
         from transformers import GenerationConfig
         from transformers.generation.configuration_utils import ContinuousBatchingConfig
@@ -104,6 +107,7 @@ class Batch:
                 scheduler_type=reading_order.NAME,
             ),
         )
+        self._manager.new_capture = new_capture
         self._sampler = sampler_of(
             self._draws,
             loaded.eos_token_ids,

@@ -23,6 +23,7 @@ from bot.inference.answer import Answer
 from bot.inference.batch import Batch, MadeWay, is_batchable
 from bot.inference.device import free_memory
 from bot.inference.engine import Event, GenerationRequest
+from bot.inference.graphs import cuda_capture
 from bot.inference.loader import LoadedModel
 from bot.inference.run import DeviceMemoryExhausted, Run
 from bot.inference.sizes import SPARING_STEP_TOKENS, full_cache_tokens, sparing_cache_tokens, token_bytes
@@ -58,6 +59,7 @@ class Batches:
         requests: how many are answered at a time.
         make_room: unloads what nobody uses, and gives back what is free.
         spare_bytes: what the device has that no model needs, larger caches apart.
+        cuda_graphs: whether steps are recorded where that can be done.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Batches:
         requests: int,
         make_room: Callable[[], Awaitable[None]],
         spare_bytes: Callable[[], int] = lambda: 0,
+        cuda_graphs: bool = False,
     ) -> None:
         self._make_room = make_room
         self._requests = requests
         self._spare_bytes = spare_bytes
+        self._cuda_graphs = cuda_graphs
         self._short: dict[LoadedModel, _Shortage] = {}
         self._all: dict[LoadedModel, Batch] = {}
         self._changing = asyncio.Lock()
@@ -233,6 +237,7 @@ class Batches:
             if not is_short:
                 self._short.pop(loaded, None)
             step_tokens = SPARING_STEP_TOKENS if is_short else None
+            is_recorded = self._cuda_graphs and not is_short  # recorded steps take memory of their own
             cache_tokens = self._sparing_cache_tokens(loaded, answer) if is_short else full_tokens
 
             def change() -> Batch:
@@ -250,6 +255,7 @@ class Batches:
                             requests=self._requests,
                             step_tokens=step_tokens,
                             cache_tokens=cache_tokens,
+                            new_capture=cuda_capture(loaded.model) if is_recorded else None,
                         )
                         self._all[loaded] = found
                     found.start()

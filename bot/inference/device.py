@@ -14,6 +14,7 @@ import psutil
 
 from bot.errors import SettingsError
 from bot.inference import gpu_choice
+from bot.inference.whole_device import whole_device
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +159,8 @@ def free_memory() -> None:
 
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with whole_device():
+            torch.cuda.empty_cache()
     trim_heap()
 
 

@@ -136,13 +136,16 @@ class Step:
 
     Args:
         requests: in their order in the step: whose, how many tokens were read before, and how many are added.
+
+    Attributes:
+        requests: the same, each as a `Request`.
     """
 
     def __init__(self, requests: Sequence[tuple[str, int, int]]) -> None:
-        self._requests = list[Request]()
+        self.requests = list[Request]()
         first = 0
         for id_, before, new in requests:
-            self._requests.append(Request(id_, first, before, new))
+            self.requests.append(Request(id_, first, before, new))
             first += new
         self._layouts: dict[int, Layout] = {}
 
@@ -155,21 +158,46 @@ class Step:
         """
         found = self._layouts.get(allocator.index)
         if found is None:
-            found = _Plan(allocator, self._requests).sent(like)
+            found = _Plan(allocator, self.requests).sent(like)
             self._layouts[allocator.index] = found
         return found
 
 
-class _Plan:
-    """A layout that the device does not know of yet: its tensors are parts of one list of numbers, sent at once."""
+class Places:
+    """Where in the cache the keys of each request are, for the layers of one kind."""
 
-    def __init__(self, allocator: Any, requests: list[Request]) -> None:
+    def __init__(self, allocator: Any) -> None:
         self._blocks: dict[str, list[int]] = allocator.block_table
         self._page_tokens: int = allocator.tokens_per_page
         self._stride: int = (
             allocator.block_physical_stride
         )  # in tokens, from one block of a layer to its next
         self._window: int | None = getattr(allocator, "sliding_window", None)
+
+    def keys(self, one: Request) -> int:
+        """How many keys its last token looks at."""
+        return one.length if self._window is None else min(one.length, self._window)
+
+    def begun(self, one: Request) -> Iterator[int]:
+        """The places behind its last key, if that is in a page of which nothing was its own before this step."""
+        in_page = (self.keys(one) - 1) % self._page_tokens + 1
+        page = (self.keys(one) - 1) // self._page_tokens
+        if one.before <= page * self._page_tokens:
+            first = self._blocks[one.id][page] * self._stride
+            yield from range(first + in_page, first + self._page_tokens)
+
+    def pages(self, one: Request, tokens: int) -> list[int]:
+        """Where its first tokens are, by pages; for a layer with a window, the first of the ring."""
+        pages = -(-tokens // self._page_tokens)
+        step = self._stride // self._page_tokens
+        return [block * step for block in self._blocks[one.id][:pages]]
+
+
+class _Plan(Places):
+    """A layout that the device does not know of yet: its tensors are parts of one list of numbers, sent at once."""
+
+    def __init__(self, allocator: Any, requests: list[Request]) -> None:
+        super().__init__(allocator)
         self._requests = requests
         self._numbers: list[int] = []
 
@@ -180,18 +208,18 @@ class _Plan:
             (
                 self._put([one.first for one in group]),
                 self._put(self._row_pages(group, longest)),
-                self._put([self._keys(one) for one in group]),
+                self._put([self.keys(one) for one in group]),
             )
             for group, longest in planned
         ]
         pieces = [self._piece(one) for one in self._requests if one.new > 1]
-        stale = self._put([place for one in self._requests for place in self._begun(one)])
+        stale = self._put([place for one in self._requests for place in self.begun(one)])
         numbers = _on_device(self._numbers, like.device)
         rows = list[Rows]()
         for (group, longest), (tokens, row_pages, lengths) in zip(planned, parts, strict=True):
             mask = None
-            if any(self._keys(one) < longest for one in group):
-                mask = _mask(numbers[lengths], longest, like)
+            if any(self.keys(one) < longest for one in group):
+                mask = mask_of(numbers[lengths], longest, like)
             rows.append(
                 Rows(
                     tokens=None if len(group) == len(self._requests) else numbers[tokens],
@@ -213,44 +241,26 @@ class _Plan:
         self._numbers += numbers
         return slice(begins, len(self._numbers))
 
-    def _keys(self, one: Request) -> int:
-        """How many keys its last token looks at."""
-        return one.length if self._window is None else min(one.length, self._window)
-
-    def _begun(self, one: Request) -> Iterator[int]:
-        """The places behind its last key, if that is in a page of which nothing was its own before this step."""
-        in_page = (self._keys(one) - 1) % self._page_tokens + 1
-        page = (self._keys(one) - 1) // self._page_tokens
-        if one.before <= page * self._page_tokens:
-            first = self._blocks[one.id][page] * self._stride
-            yield from range(first + in_page, first + self._page_tokens)
-
-    def _pages(self, one: Request, tokens: int) -> list[int]:
-        """Where its first tokens are, by pages; for a layer with a window, the first of the ring."""
-        pages = -(-tokens // self._page_tokens)
-        step = self._stride // self._page_tokens
-        return [block * step for block in self._blocks[one.id][:pages]]
-
     def _row_pages(self, group: list[Request], longest: int) -> list[int]:
         """As many for each. A row is padded with its own last page: another one may hold somebody's NaN."""
         most = -(-longest // self._page_tokens)
         found = list[int]()
         for one in group:
-            pages = self._pages(one, self._keys(one))
+            pages = self.pages(one, self.keys(one))
             found += pages + pages[-1:] * (most - len(pages))
         return found
 
     def _longest(self, group: list[Request], step: int) -> int:
         """How many keys a row has. A mask is as long as whole pages on a GPU: its kernel would copy another into such a
         form for each layer, and lengths that change less often are fewer shapes. Without a mask nothing is padded."""
-        lengths = {self._keys(one) for one in group}
+        lengths = {self.keys(one) for one in group}
         longest = max(lengths)
         return longest if len(lengths) == 1 else -(-longest // step) * step
 
     def _piece(self, one: Request) -> tuple[Piece, slice | None, slice | None]:
         window = self._window
         if window is None or one.length <= window:
-            pages = self._put(self._pages(one, one.length)) if one.before else None
+            pages = self._put(self.pages(one, one.length)) if one.before else None
             return Piece(one.tokens, one.length), pages, None
         kept = min(one.before, window - 1)
         overwritten = None
@@ -268,8 +278,8 @@ class _Plan:
         """
         groups = list[list[Request]]()
         padding = 0
-        for one in sorted((one for one in self._requests if one.new == 1), key=self._keys, reverse=True):
-            missing = self._keys(groups[-1][0]) - self._keys(one) if groups else 0
+        for one in sorted((one for one in self._requests if one.new == 1), key=self.keys, reverse=True):
+            missing = self.keys(groups[-1][0]) - self.keys(one) if groups else 0
             padding += missing
             if groups and padding <= padding_keys:
                 groups[-1].append(one)
@@ -289,7 +299,7 @@ def _page_step(like: torch.Tensor, page_tokens: int) -> int:
     return page_tokens if on_gpu(like) else 1
 
 
-def _mask(lengths: torch.Tensor, longest: int, like: torch.Tensor) -> torch.Tensor:
+def mask_of(lengths: torch.Tensor, longest: int, like: torch.Tensor) -> torch.Tensor:
     """What is added to the scores of rows, so that keys that are nobody's do not count."""
     import torch
 

@@ -35,6 +35,7 @@ class LocalEngine:
         loader: fetches and loads.
         budget_bytes, unload_idle_after_s: the pool's, see there.
         batch_requests: how many requests for one model are answered at a time.
+        cuda_graphs: whether steps that only add a token each are recorded on a GPU, see `graphs.py`.
         observer: who looks on.
         failure: is told when the device has failed for good; nothing is answered or loaded from then on.
     """
@@ -46,6 +47,7 @@ class LocalEngine:
         budget_bytes: int | None = None,
         unload_idle_after_s: float | None = None,
         batch_requests: int = 16,
+        cuda_graphs: bool = False,
         observer: Observer = UNOBSERVED,
         failure: DeviceFailure | None = None,
     ) -> None:
@@ -54,6 +56,7 @@ class LocalEngine:
         self._loads = 0  # under way
         self._batches = Batches(
             requests=batch_requests,
+            cuda_graphs=cuda_graphs,
             make_room=lambda: self.pool.unload_idle(),
             spare_bytes=lambda: 0 if self._loads else self.pool.spare_bytes(),
         )

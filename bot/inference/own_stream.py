@@ -13,6 +13,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
+from bot.inference.whole_device import whole_device
+
 
 def keep_to_one_stream(manager: Any) -> None:
     """Have a batching manager's thread do everything on the batches' stream of its model's device."""
@@ -51,7 +53,8 @@ def wait_for_steps(device: Any) -> None:
     """Return when the batches' stream has nothing to do: a step that failed may have left kernels that still read what
     is about to be freed, and the default stream would write there without waiting."""
     if device.type == "cuda":
-        with suppress(RuntimeError):  # the device has failed, and computes nothing any more
+        # Another model's steps are on it too, and may be recorded; a device that has failed computes nothing any more.
+        with whole_device(), suppress(RuntimeError):
             _stream(device).synchronize()
 
 

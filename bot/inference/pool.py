@@ -26,6 +26,7 @@ from bot.inference.memory import Footprint, MemoryReport, Resident, gigabytes
 from bot.inference.observer import UNOBSERVED, LoadEnding, Observer
 from bot.inference.pace import Pace
 from bot.inference.threads import Emit, OneShotThread, in_thread
+from bot.inference.whole_device import whole_device
 
 log = logging.getLogger(__name__)
 
@@ -255,7 +256,8 @@ class ModelPool:
             if unloaded:
                 self._let_go(unloaded)
             try:
-                got.append(self._loader.load(spec, _telling(spec, emit, stopped)))
+                with whole_device():
+                    got.append(self._loader.load(spec, _telling(spec, emit, stopped)))
             except BaseException:
                 free_memory()
                 raise

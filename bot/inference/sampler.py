@@ -151,6 +151,24 @@ def _prepared(
     return torch.tensor(table, dtype=torch.float32).t().contiguous(), step
 
 
+def _fixed(
+    numbers: torch.Tensor, step: Step, seen: SeenIds, rows: int, vocabulary: int
+) -> tuple[torch.Tensor, Step]:
+    """The same for so many rows, in one of few forms: those behind the requests draw what nobody hears.
+
+    Looking at more tokens, or at more of the seen ids, draws the same. Only of equally likely tokens at the end of a
+    `top_k` above 64 others may be taken.
+    """
+    import torch
+
+    padding = torch.tensor([[DEFAULTS.get(number, 0.0)] for number in Number])
+    padding[Number.SLOT] = seen.nobody
+    width = min(1 << (step.width - 1).bit_length(), vocabulary) if step.width else 0
+    seen_width = seen.capacity if step.seen_width else 0
+    padded = torch.cat((numbers, padding.expand(-1, rows - numbers.shape[1])), dim=1)
+    return padded, Step(width, seen_width, any_short=True)
+
+
 def _ends(eos_token_ids: tuple[int, ...], vocabulary: int) -> list[int]:
     return [token for token in eos_token_ids if token < vocabulary]
 
@@ -161,7 +179,21 @@ def end_token_id(eos_token_ids: tuple[int, ...], vocabulary: int) -> int:
 
 
 class Sampler(Protocol):
-    """What `sampler_of` makes."""
+    """What `sampler_of` makes.
+
+    Attributes:
+        rows: how many rows the next step has, those behind its requests included; 0 for as many as requests. To be set
+            before its inputs are prepared. What differs between two such steps with the same `step` and as many rows is
+            in tensors that stay where they are: what was recorded of one draws for the other.
+        step: what the prepared step does.
+    """
+
+    rows: int
+
+    @property
+    def step(self) -> Step:
+        """See above."""
+        ...
 
     def write(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
         """What was drawn is the step's output. Takes the place of the manager's own drawing."""
@@ -224,11 +256,18 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
             self.do_processing = True
             self._seen = SeenIds(requests, context_tokens + 1)
             self._step = Step(0, 0, False)
+            self.rows = 0
             self._rows: list[Draw] = []
+            self._count = 0  # of rows, those behind the requests included
             self._row_of: dict[str, int] = {}
             self._ends: torch.Tensor | None = None
             self._tokens: torch.Tensor | None = None
             self._broken: torch.Tensor | None = None  # of the newest step, for each row
+            self._fixed_broken: torch.Tensor | None = None  # the same, in a place that stays
+
+        @property
+        def step(self) -> Step:
+            return self._step
 
         def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
             values = [[DEFAULTS.get(number, 0.0)] for number in Number]
@@ -240,33 +279,47 @@ def sampler_of(  # noqa: C901  a class with all its methods, which needs transfo
             rows = _with_new_token(requests_in_batch, draws)
             self._rows = list(rows.values())
             self._row_of = {name: number for number, name in enumerate(rows)}
+            self._count = self.rows or len(rows)
             self._broken = None
             self._seen.keep_only(draws)
             if rows:
                 numbers, self._step = _prepared(rows, self._seen, vocabulary, device)
+                if self.rows:
+                    numbers, self._step = _fixed(numbers, self._step, self._seen, self.rows, vocabulary)
+                    if self._fixed_broken is None:
+                        self._fixed_broken = torch.zeros(requests, dtype=torch.bool, device=device)
+                    self._find_ends(vocabulary, device)
+                    self._broken = self._fixed_broken
                 if arg_storage.is_cuda:
                     numbers = numbers.pin_memory()  # else the copy waits for all that was queued before
-                arg_storage[:, : len(rows)].copy_(numbers.view(torch.int32), non_blocking=True)
+                arg_storage[:, : numbers.shape[1]].copy_(numbers.view(torch.int32), non_blocking=True)
             return arg_storage
 
         def __call__(
             self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor
         ) -> torch.Tensor:
             # Rows behind these belong to prompts that are read only in part yet, and are not looked at.
-            count = len(self._rows)
+            count = self._count
             if count:
-                if self._ends is None or self._ends.device != scores.device:
-                    ids = _ends(eos_token_ids, scores.shape[-1])
-                    self._ends = torch.tensor(ids, dtype=torch.int64, device=scores.device)
+                ends = self._find_ends(scores.shape[-1], scores.device)
                 numbers = logits_processor_args.view(torch.float32)[:, :count]
-                self._tokens, self._broken = draw_rows(
-                    scores[:count], numbers, self._step, self._ends, self._seen
-                )
+                self._tokens, broken = draw_rows(scores[:count], numbers, self._step, ends, self._seen)
+                if self.rows and self._fixed_broken is not None:
+                    self._fixed_broken[:count].copy_(broken)
+                else:
+                    self._broken = broken
             return scores
+
+        def _find_ends(self, vocabulary: int, device: torch.device) -> torch.Tensor:
+            if self._ends is None or self._ends.device != device:
+                ids = _ends(eos_token_ids, vocabulary)
+                self._ends = torch.tensor(ids, dtype=torch.int64, device=device)
+            return self._ends
 
         def write(self, scores: torch.Tensor, output_ids: torch.Tensor) -> None:
             if self._rows and self._tokens is not None:
-                output_ids[0, : len(self._rows)].copy_(self._tokens)
+                output_ids[0, : self._count].copy_(self._tokens)
+                self._tokens = None  # where a step is recorded, it would keep a part of that memory
 
         def check(self, outputs: list[Any]) -> bool:
             # A broken row draws an end, so this reads from the device only when an answer has ended; after every step

@@ -33,8 +33,10 @@ def loaded_exactly(folder: Path, *, context_tokens: int = 512) -> LoadedModel:
 class Stepped:
     """Requests by ids; use it as a context manager, which gives the model back."""
 
-    def __init__(self, loaded: LoadedModel, *, requests: int = 16, step_tokens: int = 64) -> None:
-        self.batch = Batch(loaded, requests=requests, step_tokens=step_tokens)
+    def __init__(
+        self, loaded: LoadedModel, *, requests: int = 16, step_tokens: int = 64, **options: Any
+    ) -> None:
+        self.batch = Batch(loaded, requests=requests, step_tokens=step_tokens, **options)
         self.manager: Any = self.batch._manager
         self.manager.output_router = OutputRouter()  # transformers' own, whose queue the test reads
         self.processor: Any = self.manager._create_batch_processor()

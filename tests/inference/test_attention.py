@@ -40,7 +40,7 @@ class Compared:
         found, _ = self.attention(module, query, key, value, mask, **kwargs)
         step = kwargs[ours.STEP]
         allocator = kwargs["cache"].layer_to_allocator[module.layer_idx]
-        for one in step._requests:
+        for one in step.requests:
             name = (module.layer_idx, one.id)
             new = (key[0, :, one.tokens], value[0, :, one.tokens])
             before = self._kept.get(name)
