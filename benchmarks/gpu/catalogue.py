@@ -17,7 +17,7 @@ STAGES = (
     ),
     Stage(
         "tests",
-        "the tests of attention, families, batch, sampler, experts, quantized and pool, on this device",
+        "the tests of attention, families, batch, sampler, experts, quantized, graphs and pool, on this device",
         f"{_HERE}.own_tests:run",
         110,
         100,
@@ -61,6 +61,14 @@ STAGES = (
         f"{_HERE}.steps:profiled",
         40,
         30,
+    ),
+    Stage(
+        "graphs",
+        "CUDA graphs off and on, by turns: speed, memory, and the same words",
+        f"{_HERE}.repeated:graphs",
+        60,
+        30,
+        needs_cuda=True,
     ),
     Stage(
         "long-prompt",

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.gpu.stage import Context
 
 _ROOT = Path(__file__).parents[2]
-_SUBJECTS = ("attention", "families", "batch", "sampler", "drawing", "experts", "quantized", "pool")
+_SUBJECTS = ("attention", "families", "batch", "sampler", "drawing", "experts", "quantized", "graphs", "pool")
 # With tiny dimensions this is the CPU, where `make test` runs all of them: a few show that this stage works.
 _TINY_TESTS = ("tests/inference/test_sampler.py", "-k", "likeliest_is_taken or too_short or penalized")
 # By name: of what else may be installed on such a machine, none is to have a part in it.

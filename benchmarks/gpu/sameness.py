@@ -35,14 +35,14 @@ async def gemma(context: Context) -> None:
         for n in range(people)
     ]
     async with lab.own_engine() as engine:
-        await _load_exact(engine, spec, context.left_s)
+        await load_exact(engine, spec, context.left_s)
         prompts = _encoded(engine, spec, asked)
         said = await ask_all(engine, asked)
     wanted = await on_thread(
         lambda: _by_generate(str(lab.checkpoint("gemma")), prompts, tokens, lab.device), context.left_s
     )
     free_device_memory()
-    same = [_common(one.ids, ids) for one, ids in zip(said, wanted, strict=True)]
+    same = [common_start(one.ids, ids) for one, ids in zip(said, wanted, strict=True)]
     different = len({token for ids in wanted for token in ids})
     context.tell(equal_from_the_start=same, tokens=tokens, different_tokens=different)
     context.say(
@@ -57,7 +57,7 @@ async def gemma(context: Context) -> None:
     )
 
 
-async def _load_exact(engine: LocalEngine, spec: ModelSpec, limit_s: float) -> None:
+async def load_exact(engine: LocalEngine, spec: ModelSpec, limit_s: float) -> None:
     """Have a model in memory that computes in float32: what it says hardly depends on the company, then."""
     await loaded_s(engine, spec)
 
@@ -98,7 +98,7 @@ def _by_generate(folder: str, prompts: list[list[int]], tokens: int, device: str
     return found
 
 
-def _common(first: Any, second: Any) -> int:
+def common_start(first: Any, second: Any) -> int:
     """How many tokens are the same before the first that is not."""
     for count, (a, b) in enumerate(zip(first, second, strict=False)):
         if a != b:
@@ -122,13 +122,13 @@ async def seeds(context: Context) -> None:
                 engine, [request(spec, question(n, 40), tokens, seed=100 + n) for n in range(people)]
             )
 
-        await _load_exact(engine, spec, context.left_s)
+        await load_exact(engine, spec, context.left_s)
         await all_say()  # from here on their questions are in the cache
         first, again = await all_say(), await all_say()
         beside, loads = await _while_loading(engine, other, all_say)
     alone = equal_count(first, again)
     loaded = equal_count(first, beside)
-    common = [_common(a.ids, b.ids) for a, b in zip(first, beside, strict=True)]
+    common = [common_start(a.ids, b.ids) for a, b in zip(first, beside, strict=True)]
     context.tell(people=people, equal_alone=alone, equal_beside_a_load=loaded, common=common, loads=loads)
     context.say(
         f"equal of {people}: {alone} without a load, {loaded} while another model was loaded ({loads} loads)"
