@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.gpu.stage import Context
+from bot.bench.bare import copy_rate
 
 _LIBRARIES = (
     *("torch", "transformers", "tokenizers", "safetensors", "accelerate", "bitsandbytes", "huggingface_hub"),
@@ -43,7 +44,7 @@ async def look(context: Context) -> None:
     if context.cuda:
         _tell_of_gpus(context)
         context.check("the kernels of bitsandbytes are for a GPU", accelerator.library_has_gpu)
-    rate = _copy_rate("cuda" if context.cuda else "cpu", 2**26 if context.tiny else _COPIED_BYTES)
+    rate = copy_rate("cuda" if context.cuda else "cpu", 2**26 if context.tiny else _COPIED_BYTES)
     context.tell(copy_bytes_per_s=rate, threads=torch.get_num_threads())
     context.say(f"memory is copied at {rate / 1e9:.0f} GB/s, read and written")
     if context.cuda:
@@ -102,22 +103,6 @@ def _attention_switches() -> dict[str, Any]:
         "efficient": cuda.mem_efficient_sdp_enabled,
         "math": cuda.math_sdp_enabled,
     }
-
-
-def _copy_rate(device: str, size: int) -> float:
-    """Bytes a second that are read and written: the best of some copies."""
-    import torch
-
-    source = torch.ones(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    best_s = float("inf")
-    for _ in range(6):
-        began_s = time.perf_counter()
-        target.copy_(source)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best_s = min(best_s, time.perf_counter() - began_s)
-    return 2 * size / best_s
 
 
 def _tell_of_host_copies(context: Context) -> None:

@@ -128,11 +128,16 @@ def padded(loaded: LoadedModel, prompts: Sequence[list[int]], how: SamplingParam
 
 
 def _bandwidth() -> float:
-    """Bytes a second that this memory reads and writes, by copying."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    source = torch.ones(_COPIED_BYTES, dtype=torch.uint8, device=device)
+    return copy_rate("cuda" if torch.cuda.is_available() else "cpu", _COPIED_BYTES)
+
+
+def copy_rate(device: str, size_bytes: int) -> float:
+    """Bytes a second that the device's memory reads and writes: the best of some copies."""
+    import torch
+
+    source = torch.ones(size_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     best_s = float("inf")
     for _ in range(5):
@@ -141,4 +146,4 @@ def _bandwidth() -> float:
         if device == "cuda":
             torch.cuda.synchronize()
         best_s = min(best_s, time.perf_counter() - began_s)
-    return 2 * _COPIED_BYTES / best_s
+    return 2 * size_bytes / best_s

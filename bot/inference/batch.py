@@ -305,7 +305,7 @@ class _Readers:
 
     Args:
         cancel: takes a request out of the batch.
-        check: looks at the outputs of each step before anybody else does, see `processors`.
+        check: looks at the outputs of each step before anybody else does, see `Sampler.check`.
     """
 
     def __init__(self, cancel: Callable[[str], None], check: Callable[[list[Any]], object]) -> None:

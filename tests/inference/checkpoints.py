@@ -15,6 +15,8 @@ from transformers import (
     GptOssConfig,
     Llama4TextConfig,
     LlamaConfig,
+    MambaConfig,
+    MambaForCausalLM,
     MixtralConfig,
     Phi3Config,
     PretrainedConfig,
@@ -136,4 +138,23 @@ def save_checkpoint(
             weights.data *= 12
     model.save_pretrained(folder, **options)
     tiny.byte_level(chat_template=_TEMPLATES.get(alias, tiny.CHATML)).save_pretrained(folder)
+    return folder
+
+
+def save_mamba(folder: Path, **changes: Any) -> Path:
+    """A model that keeps a state, and so answers one request at a time; `changes` go into its config."""
+    tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
+    config = MambaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        state_size=4,
+        num_hidden_layers=2,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+        **changes,
+    )
+    torch.manual_seed(0)
+    MambaForCausalLM(config).bfloat16().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder

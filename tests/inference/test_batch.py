@@ -12,8 +12,6 @@ from queue import Queue
 from typing import Any
 
 import pytest
-import torch
-from transformers import MambaConfig, MambaForCausalLM
 
 from bot.chat.messages import ChatMessage, Role
 from bot.inference.anatomy import examine
@@ -25,8 +23,7 @@ from bot.inference.engine import Event, Finished, FinishReason, GenerationReques
 from bot.inference.generation import Generation
 from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
-from tests.inference import tiny
-from tests.inference.checkpoints import called, save_checkpoint
+from tests.inference.checkpoints import called, save_checkpoint, save_mamba
 from tests.inference.reading import ending, read, rss_bytes, text_of
 from tests.inference.stepping import Stepped, loaded_exactly
 
@@ -280,21 +277,7 @@ async def test_many_short_answers_leave_nothing_behind(
 @pytest.fixture(scope="module")
 def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that keeps a state, and so answers one request at a time."""
-    folder = tmp_path_factory.mktemp("batch") / "mamba"
-    tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
-    config = MambaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        state_size=4,
-        num_hidden_layers=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    MambaForCausalLM(config).bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_mamba(tmp_path_factory.mktemp("batch") / "mamba")
 
 
 def ask_mamba(folder: Path, tokens: int) -> GenerationRequest:

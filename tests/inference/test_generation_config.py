@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tokenizers import processors
-from transformers import MambaConfig, MambaForCausalLM
 
 from bot.archive import Archive, Origin
 from bot.bench.work import Work
@@ -27,7 +25,7 @@ from bot.replies.details import details_card
 from bot.storage.database import open_database
 from bot.storage.replies import Replies
 from tests.inference import tiny
-from tests.inference.checkpoints import called, save_checkpoint
+from tests.inference.checkpoints import called, save_checkpoint, save_mamba
 from tests.inference.reading import ending, read, text_of
 
 
@@ -39,21 +37,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def mamba(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that answers one request at a time, by transformers' `generate`."""
-    folder = tmp_path_factory.mktemp("models") / "mamba"
-    tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
-    config = MambaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        state_size=4,
-        num_hidden_layers=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(0)
-    MambaForCausalLM(config).bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return save_mamba(tmp_path_factory.mktemp("models") / "mamba")
 
 
 @pytest.fixture(params=["llama", "mamba"])

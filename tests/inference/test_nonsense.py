@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import AutoModelForCausalLM
 
 from bot.chat.messages import ChatMessage, Role
 from bot.errors import BotError, ModelComputesNonsense
@@ -21,7 +21,7 @@ from bot.inference.local import LocalEngine
 from bot.inference.queue import InferenceQueue
 from bot.inference.sampler import Draw, draw, draw_and_check
 from tests.inference import tiny
-from tests.inference.checkpoints import CONFIGS, called, save_checkpoint
+from tests.inference.checkpoints import CONFIGS, called, save_checkpoint, save_mamba
 from tests.inference.reading import ending, read, text_of
 from tests.inference.stepping import Stepped, loaded_exactly
 
@@ -194,21 +194,7 @@ async def test_every_family_tells_and_keeps_the_others_apart(
 
 
 async def test_a_model_that_answers_one_at_a_time_tells_as_well(engine: LocalEngine, tmp_path: Path) -> None:
-    folder = tmp_path / "mamba"
-    tokenizer = tiny.byte_level("Tell me a joke.", chat_template=tiny.CHATML)
-    config = MambaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        state_size=4,
-        num_hidden_layers=2,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    MambaForCausalLM(config).bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    folder = save_mamba(tmp_path / "mamba", tie_word_embeddings=False)
     broken(folder, tensor="backbone.embeddings.weight")
     async with InferenceQueue(engine, slots=4) as queue:
         for temperature in (0.0, 0.7, 1e-30):
